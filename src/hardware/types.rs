@@ -1,0 +1,449 @@
+//! What the catalogue's files describe: accelerators, nodes, fabrics, software stacks, prices and
+//! grids. One TOML file is one thing; the field names here are the keys of those files.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::figure::{Curve, Figure, Source};
+use crate::units::{
+    Bytes, BytesPerSecond, Count, Dollars, DollarsPerHour, DollarsPerJoule, FlopsPerSecond,
+    GramsCo2e, GramsCo2ePerJoule, Ratio, Seconds, Watts,
+};
+
+/// The `[sources]` table of a file: key to citation.
+pub type Sources = BTreeMap<String, Source>;
+
+/// One device as software sees it: a GPU, one die of a dual-die module, an NPU.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Accelerator {
+    /// Catalogue name, such as `h100-sxm`.
+    pub name: String,
+    /// Full name for people.
+    pub title: String,
+    /// Maker.
+    pub vendor: String,
+    /// Accuracy family in validation reports: `NVIDIA-A100`, `AMD-MI250X`, ...
+    pub family: String,
+    /// Architecture, which selects kernel-library behaviour: `ampere`, `hopper`, `cdna2`, ...
+    pub architecture: String,
+    /// Other names it is known by.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Dense peak rates by precision.
+    pub peak: Peak,
+    /// Device memory.
+    pub memory: DeviceMemory,
+    /// SMs, CUs or AI cores.
+    pub compute_units: Option<Figure<Count>>,
+    /// Power of the device alone.
+    pub power: DevicePower,
+    /// Emissions of making one device.
+    pub embodied_carbon: Option<Figure<GramsCo2e>>,
+    /// What kernels reach on it.
+    pub kernels: KernelModel,
+    /// Where its figures come from.
+    pub sources: Sources,
+}
+
+/// Dense (non-sparse) peak rates. A precision without a figure is not supported.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Peak {
+    /// bfloat16 matrix units.
+    pub bf16: Option<Figure<FlopsPerSecond>>,
+    /// float16 matrix units.
+    pub fp16: Option<Figure<FlopsPerSecond>>,
+    /// 8-bit floating point matrix units.
+    pub fp8: Option<Figure<FlopsPerSecond>>,
+    /// 4-bit floating point matrix units.
+    pub fp4: Option<Figure<FlopsPerSecond>>,
+    /// TensorFloat-32 matrix units.
+    pub tf32: Option<Figure<FlopsPerSecond>>,
+    /// float32 vector units.
+    pub fp32: Option<Figure<FlopsPerSecond>>,
+}
+
+/// Device memory.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceMemory {
+    /// Capacity the device has.
+    pub capacity: Figure<Bytes>,
+    /// Specified bandwidth.
+    pub bandwidth: Figure<BytesPerSecond>,
+    /// Last-level cache on the device.
+    pub l2: Option<Figure<Bytes>>,
+}
+
+/// Power states of one device.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DevicePower {
+    /// Design power, or the cap the maker ships.
+    pub limit: Figure<Watts>,
+    /// Powered, context open, nothing running.
+    pub idle: Figure<Watts>,
+    /// Drawn in dense matrix work, as a fraction of the limit.
+    pub compute: Figure<Ratio>,
+    /// Drawn while spinning in a collective, as a fraction of the limit.
+    pub communicate: Figure<Ratio>,
+}
+
+/// What kernels reach, first version: efficiencies by size (roofline).
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KernelModel {
+    /// Fraction of dense peak a bf16/fp16 GEMM reaches, by FLOP of the call.
+    pub gemm: Curve,
+    /// The same for fp8.
+    pub gemm_fp8: Option<Curve>,
+    /// The same for fp4.
+    pub gemm_fp4: Option<Curve>,
+    /// Fraction of peak of fused attention forward, by sequence length (causal work counted once,
+    /// head size 128).
+    pub attention_forward: Curve,
+    /// The same for backward.
+    pub attention_backward: Curve,
+    /// Factor on both for head size 64.
+    pub attention_head_64: Figure<Ratio>,
+    /// Fraction of memory bandwidth that streaming kernels reach.
+    pub memory: Figure<Ratio>,
+    /// Shortest time any kernel takes on the device.
+    pub floor: Figure<Seconds>,
+}
+
+/// A server: devices, the links between them, network cards, host.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Catalogue name, such as `dgx-h100`.
+    pub name: String,
+    /// Full name for people.
+    pub title: String,
+    /// Other names it is known by.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Catalogue name of the accelerator.
+    pub accelerator: String,
+    /// Devices in one node, as software sees them.
+    pub devices: u32,
+    /// Links between devices.
+    pub scale_up: ScaleUp,
+    /// Network cards.
+    pub nic: Nic,
+    /// Link between host memory and one device, one direction.
+    pub host_link: Figure<BytesPerSecond>,
+    /// Everything but the accelerators (CPUs, memory, fans, network cards), under load.
+    pub host_power: Figure<Watts>,
+    /// Rated maximum of the whole node.
+    pub max_power: Option<Figure<Watts>>,
+    /// Emissions of making the node without its accelerators.
+    pub embodied_carbon: Option<Figure<GramsCo2e>>,
+    /// Where its figures come from.
+    pub sources: Sources,
+}
+
+/// Kind of the links inside a scale-up domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ScaleUpKind {
+    /// Every device to a non-blocking switch (`NVSwitch`, UB).
+    Switch,
+    /// Point-to-point links with different widths (xGMI of MI250X).
+    Xgmi,
+    /// Fully connected mesh, equal links (MI300X, HCCS of 910B).
+    Mesh,
+    /// PCI Express tree.
+    Pcie,
+}
+
+/// Links between the devices of a scale-up domain.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleUp {
+    /// Kind of links.
+    pub kind: ScaleUpKind,
+    /// Devices in one domain; more than the node has where a domain spans nodes (NVL72).
+    pub domain: u32,
+    /// Specified bandwidth of one device, all its links, one direction.
+    pub bandwidth: Figure<BytesPerSecond>,
+    /// Fraction of it that large ring collectives reach.
+    pub achieved: Figure<Ratio>,
+    /// Fixed time of a collective inside the domain.
+    pub base_latency: Figure<Seconds>,
+    /// Added per algorithm step.
+    pub step_latency: Figure<Seconds>,
+    /// Large all-reduces are added up inside the switch.
+    #[serde(default)]
+    pub in_switch_reduction: bool,
+    /// Links that differ from each other, for point-to-point topologies.
+    #[serde(default)]
+    pub links: Vec<LinkClass>,
+}
+
+/// A class of point-to-point links inside a node.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinkClass {
+    /// What the class is called: `in-module`, `two-link`, `one-link`.
+    pub name: String,
+    /// Device pairs (local indices) that have such a link.
+    pub pairs: Vec<[u32; 2]>,
+    /// Specified bandwidth of the pair, one direction.
+    pub bandwidth: Figure<BytesPerSecond>,
+    /// Bandwidth that large copies reach, one direction.
+    pub measured: Option<Figure<BytesPerSecond>>,
+}
+
+/// Network cards of a node.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Nic {
+    /// Cards per node that training traffic uses.
+    pub count: u32,
+    /// Rate of one card, one direction.
+    pub bandwidth: Figure<BytesPerSecond>,
+}
+
+/// How the switches of a fabric are arranged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Topology {
+    /// Clos in which card `i` of every node of a group meets on leaf `i`.
+    RailOptimisedClos,
+    /// Rails without a spine that joins them.
+    RailOnly,
+    /// Clos without rails: all cards of a node on one leaf.
+    FatTree,
+    /// Groups of switches, all-to-all between groups.
+    Dragonfly,
+}
+
+/// The network between nodes.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Fabric {
+    /// Catalogue name, such as `ndr400-clos`.
+    pub name: String,
+    /// Full name for people.
+    pub title: String,
+    /// Other names it is known by.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Arrangement of the switches.
+    pub topology: Topology,
+    /// Rate of one port, one direction. A node's card runs at the lower of the two.
+    pub link_bandwidth: Figure<BytesPerSecond>,
+    /// Fraction of the link rate that large collectives across a few nodes reach.
+    pub achieved: Figure<Ratio>,
+    /// Fixed time of a collective that crosses nodes.
+    pub base_latency: Figure<Seconds>,
+    /// Added per algorithm step that crosses nodes.
+    pub step_latency: Figure<Seconds>,
+    /// Added per participating node and collective: connection handling, congestion, skew.
+    pub per_node_latency: Figure<Seconds>,
+    /// Host-facing over spine-facing bandwidth of a leaf; 1 is non-blocking.
+    pub oversubscription: Figure<Ratio>,
+    /// Its switches.
+    pub switch: Switch,
+    /// Its optics.
+    pub transceiver: Transceiver,
+    /// Where its figures come from.
+    pub sources: Sources,
+}
+
+/// A switch model.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Switch {
+    /// Ports at the fabric's link rate.
+    pub ports: Figure<Count>,
+    /// Drawn in training.
+    pub power: Figure<Watts>,
+    /// Purchase price.
+    pub price: Option<Figure<Dollars>>,
+}
+
+/// An optical module.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Transceiver {
+    /// Drawn per end of a link.
+    pub power: Figure<Watts>,
+    /// Purchase price per end.
+    pub price: Option<Figure<Dollars>>,
+}
+
+/// Which attention kernels a stack calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionKernel {
+    /// Fused, never writes the score matrix.
+    Flash,
+    /// Batched GEMMs and a softmax over a stored score matrix.
+    Unfused,
+}
+
+/// Data type in which gradients are kept and reduced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GradientType {
+    /// 4 bytes.
+    Fp32,
+    /// 2 bytes.
+    Bf16,
+}
+
+impl GradientType {
+    /// Bytes of one element.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Fp32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+/// A training framework at a version: what it fuses, overlaps and costs on the host.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Stack {
+    /// Catalogue name, such as `megatron-lm-sc21`.
+    pub name: String,
+    /// Full name for people.
+    pub title: String,
+    /// Other names it is known by.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Version or date of the software.
+    pub version: String,
+    /// Stack this one was derived from, which stands in where this one is left out of a fit.
+    pub parent: Option<String>,
+    /// Attention kernels it calls unless the scenario says otherwise.
+    pub attention: AttentionKernel,
+    /// Data type of the gradients that data parallelism reduces.
+    pub gradient_reduce: GradientType,
+    /// Data type of the gradients that are kept between micro-batches.
+    pub gradient_store: GradientType,
+    /// Which element-wise operators are fused.
+    pub fusion: Fusion,
+    /// Which communication is overlapped with compute.
+    pub overlap: Overlap,
+    /// Largest message of the data-parallel gradient reduction.
+    pub bucket: Figure<Bytes>,
+    /// What the host spends.
+    pub host: HostCosts,
+    /// Memory that is not tensors of the model.
+    pub memory: StackMemory,
+    /// Where its figures come from.
+    pub sources: Sources,
+}
+
+/// Which element-wise operators are one kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Fusion {
+    /// Bias and activation of the feed-forward block.
+    pub bias_activation: bool,
+    /// Bias, dropout and residual addition.
+    pub bias_dropout_add: bool,
+    /// Scale, mask and softmax of unfused attention.
+    pub softmax: bool,
+    /// Normalisation in one kernel.
+    pub norm: bool,
+    /// Rotary position embedding of queries and keys.
+    pub rotary: bool,
+    /// Cross-entropy without an extra fp32 copy of the logits.
+    pub cross_entropy: bool,
+    /// Optimizer over all tensors in a few kernels.
+    pub optimizer: bool,
+    /// The model is trained with dropout (masks are written and read).
+    pub dropout: bool,
+}
+
+/// Which communication runs beside compute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Overlap {
+    /// Gradient reduction beside the backward pass, by bucket.
+    pub gradient_reduce: bool,
+    /// Gathering of sharded parameters beside the forward pass.
+    pub parameter_gather: bool,
+    /// Tensor-parallel backward communication beside the weight-gradient GEMM.
+    pub tensor_backward: bool,
+    /// Pipeline sends and receives beside compute.
+    pub pipeline: bool,
+}
+
+/// What the host spends per operation, micro-batch and step.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostCosts {
+    /// From the host's call to the kernel's start on an idle device.
+    pub launch_latency: Figure<Seconds>,
+    /// Host time per launched operation (framework and driver).
+    pub per_operation: Figure<Seconds>,
+    /// Host time per micro-batch and direction outside of operations.
+    pub per_micro_batch: Figure<Seconds>,
+    /// Host time per step: data loading, logging, schedulers.
+    pub per_step: Figure<Seconds>,
+    /// Operations that may be queued on the device before the host waits.
+    pub queue_depth: Figure<Count>,
+}
+
+/// Memory that is not tensors of the model.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StackMemory {
+    /// Driver context, library workspaces.
+    pub context: Figure<Bytes>,
+    /// Buffers of one communicator.
+    pub communicator: Figure<Bytes>,
+    /// Reserved but unusable, as a fraction of what is allocated.
+    pub fragmentation: Figure<Ratio>,
+}
+
+/// A dated price sheet.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PriceSheet {
+    /// Catalogue name, such as `2026-05`.
+    pub name: String,
+    /// Full name for people.
+    pub title: String,
+    /// Date the prices hold for.
+    pub date: String,
+    /// Rent per device and hour by accelerator name.
+    pub rent: BTreeMap<String, Figure<DollarsPerHour>>,
+    /// Purchase price per node by node name.
+    #[serde(default)]
+    pub purchase: BTreeMap<String, Figure<Dollars>>,
+    /// Electric energy by market.
+    #[serde(default)]
+    pub electricity: BTreeMap<String, Figure<DollarsPerJoule>>,
+    /// Where its figures come from.
+    pub sources: Sources,
+}
+
+/// An electricity grid or a data centre's site on it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Grid {
+    /// Catalogue name, such as `us` or `gcp-europe-north1`.
+    pub name: String,
+    /// Full name for people.
+    pub title: String,
+    /// Other names it is known by.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Annual average intensity of generation.
+    pub intensity: Figure<GramsCo2ePerJoule>,
+    /// Facility over IT energy.
+    pub pue: Figure<Ratio>,
+    /// Where its figures come from.
+    pub sources: Sources,
+}
