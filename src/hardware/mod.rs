@@ -19,6 +19,7 @@ pub use types::*;
 
 use crate::error::{Error, Result, nearest_names};
 use crate::input::Document;
+use crate::workload::ModelFile;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/hw-models");
 
@@ -62,6 +63,7 @@ catalogue_item!(Fabric, "fabrics", "fabric", aliases);
 catalogue_item!(Stack, "stacks", "software stack", aliases);
 catalogue_item!(PriceSheet, "prices", "price sheet");
 catalogue_item!(Grid, "grids", "grid", aliases);
+catalogue_item!(ModelFile, "models", "model", aliases);
 
 /// An entry and the document it was read from.
 #[derive(Clone, Debug)]
@@ -90,6 +92,8 @@ pub struct Catalogue {
     pub prices: Shelf<PriceSheet>,
     /// Electricity grids.
     pub grids: Shelf<Grid>,
+    /// Model presets.
+    pub models: Shelf<ModelFile>,
 }
 
 impl Catalogue {
@@ -123,6 +127,7 @@ impl Catalogue {
         add(&mut self.stacks, documents)?;
         add(&mut self.prices, documents)?;
         add(&mut self.grids, documents)?;
+        add(&mut self.models, documents)?;
         Ok(())
     }
 
@@ -167,6 +172,13 @@ impl Catalogue {
     /// As for [`Self::accelerator`].
     pub fn grid(&self, name: &str) -> Result<&Grid> {
         find(&self.grids, name)
+    }
+    /// Looks up a model preset by name or alias.
+    ///
+    /// # Errors
+    /// As for [`Self::accelerator`].
+    pub fn model(&self, name: &str) -> Result<&ModelFile> {
+        find(&self.models, name)
     }
 }
 
@@ -283,13 +295,14 @@ fn embedded_documents() -> Result<Vec<(String, Document)>> {
 }
 
 fn directory_documents(directory: &Path) -> Result<Vec<(String, Document)>> {
-    const FOLDERS: [&str; 6] = [
+    const FOLDERS: [&str; 7] = [
         Accelerator::FOLDER,
         Node::FOLDER,
         Fabric::FOLDER,
         Stack::FOLDER,
         PriceSheet::FOLDER,
         Grid::FOLDER,
+        ModelFile::FOLDER,
     ];
     let read = |path: &Path| -> Result<Vec<std::path::PathBuf>> {
         let mut entries = std::fs::read_dir(path)

@@ -1,0 +1,187 @@
+//! Collectives as latency and bandwidth per level of the cluster.
+//!
+//! Inside a scale-up domain a collective runs over the domain's links; across domains over the
+//! network cards, of which a group uses the share of its members on each node (the other members
+//! of the node belong to sister groups that communicate at the same time). Algorithms: ring,
+//! double binary tree (all-reduce), hierarchical (reduce-scatter inside, ring across, all-gather
+//! inside); the fastest is taken, as the libraries' tuners do. Thakur et al. 2005 has the ring and
+//! tree forms; the term per node stands for connection handling, congestion and skew, which make
+//! measured collectives slower with scale although ring volume does not grow.
+
+use crate::hardware::{Fabric, Node};
+use crate::program::{Collective, CollectiveCall};
+use crate::units::{Bytes, BytesPerSecond, Seconds};
+
+use super::{CollectiveTimes, GroupShape};
+
+/// The model for one kind of node on one fabric.
+#[derive(Clone, Copy, Debug)]
+pub struct Levels<'a> {
+    node: &'a Node,
+    fabric: Option<&'a Fabric>,
+}
+
+/// A level's latency per step and the bandwidth of one member.
+#[derive(Clone, Copy)]
+struct Level {
+    base: Seconds,
+    step: Seconds,
+    rate: BytesPerSecond,
+}
+
+impl<'a> Levels<'a> {
+    /// A model; `fabric` may be absent where everything is on one node.
+    #[must_use]
+    pub fn new(node: &'a Node, fabric: Option<&'a Fabric>) -> Self {
+        Self { node, fabric }
+    }
+
+    fn inside(&self) -> Level {
+        let links = &self.node.scale_up;
+        Level {
+            base: links.base_latency.value,
+            step: links.step_latency.value,
+            rate: links.bandwidth.value * links.achieved.value.0,
+        }
+    }
+
+    /// The network level for a group with `members` ranks in each domain: rate of all of them
+    /// together.
+    fn across(&self, members: u32) -> Option<Level> {
+        let fabric = self.fabric?;
+        let card = self.node.nic.bandwidth.value.min(fabric.link_bandwidth.value);
+        let per_device = card * (f64::from(self.node.nic.count) / f64::from(self.node.devices));
+        let rate = per_device
+            * f64::from(members)
+            * (fabric.achieved.value.0 / fabric.oversubscription.value.0.max(1.0));
+        Some(Level { base: fabric.base_latency.value, step: fabric.step_latency.value, rate })
+    }
+
+    fn per_node(&self, shape: &GroupShape) -> Seconds {
+        match self.fabric {
+            Some(fabric) if shape.domains > 1 => {
+                fabric.per_node_latency.value * f64::from(shape.nodes)
+            }
+            _ => Seconds::ZERO,
+        }
+    }
+
+    /// Time of a pair's transfer.
+    fn pair(&self, bytes: Bytes, shape: &GroupShape) -> Seconds {
+        if let Some((a, b)) = shape.pair {
+            let inside = self.inside();
+            let rate = self
+                .node
+                .scale_up
+                .links
+                .iter()
+                .find(|class| class.pairs.iter().any(|[x, y]| (*x.min(y), *x.max(y)) == (a, b)))
+                .map_or(inside.rate, |class| {
+                    class.measured.as_ref().unwrap_or(&class.bandwidth).value
+                });
+            return inside.base + bytes / rate;
+        }
+        match self.across(1) {
+            Some(level) => level.base + bytes / level.rate,
+            None => Seconds::ZERO,
+        }
+    }
+}
+
+/// Volume over buffer size, and steps, of a ring.
+fn ring(collective: Collective, members: u32) -> (f64, f64) {
+    let n = f64::from(members);
+    let share = (n - 1.0) / n;
+    match collective {
+        Collective::AllReduce => (2.0 * share, 2.0 * (n - 1.0)),
+        Collective::AllGather | Collective::ReduceScatter => (share, n - 1.0),
+        Collective::AllToAll => (share, n - 1.0),
+        Collective::Broadcast => (1.0, n - 1.0),
+        Collective::SendRecv => (1.0, 1.0),
+    }
+}
+
+impl CollectiveTimes for Levels<'_> {
+    fn time(&self, call: &CollectiveCall, shape: &GroupShape) -> Seconds {
+        let bytes = Bytes(call.bytes as f64);
+        if shape.ranks < 2 {
+            return Seconds::ZERO;
+        }
+        if call.collective == Collective::SendRecv {
+            return self.pair(bytes, shape);
+        }
+        let inside = self.inside();
+        let (volume, steps) = ring(call.collective, shape.ranks);
+        if shape.domains == 1 {
+            let flat = inside.base + inside.step * steps + bytes * volume / inside.rate;
+            if call.collective == Collective::AllReduce {
+                let depth = f64::from(shape.ranks).log2().ceil();
+                let tree = inside.base + inside.step * (2.0 * depth) + bytes * 2.0 / inside.rate;
+                return flat.min(tree);
+            }
+            return flat;
+        }
+        let Some(across) = self.across(shape.fewest_per_domain) else {
+            return Seconds::ZERO;
+        };
+        let per_node = self.per_node(shape);
+        // A flat ring crosses between domains once per domain and round; its slowest link decides.
+        let rounds = steps / f64::from(shape.ranks - 1);
+        let crossings = rounds * f64::from(shape.domains);
+        let flat = across.base
+            + across.step * crossings
+            + inside.step * (steps - crossings).max(0.0)
+            + bytes * volume / across.rate.min(inside.rate)
+            + per_node;
+        if call.collective == Collective::AllToAll {
+            // Only the part for other domains crosses.
+            let other = 1.0 - f64::from(shape.most_per_domain) / f64::from(shape.ranks);
+            let members = f64::from(shape.fewest_per_domain);
+            let crossing = bytes * other / (across.rate / members);
+            return across.base
+                + across.step * f64::from(shape.domains - 1)
+                + crossing.max(bytes * (volume - other) / inside.rate)
+                + per_node;
+        }
+        let mut best = flat;
+        if call.collective == Collective::AllReduce {
+            let depth = f64::from(shape.domains).log2().ceil()
+                + f64::from(shape.most_per_domain).log2().ceil();
+            let tree = across.base
+                + across.step * (2.0 * depth)
+                + bytes * 2.0 / across.rate.min(inside.rate)
+                + per_node;
+            best = best.min(tree);
+        }
+        if shape.most_per_domain == shape.fewest_per_domain && shape.most_per_domain > 1 {
+            // Each member's part crosses on its own share of the cards.
+            let (inner, inner_steps) = ring(call.collective, shape.most_per_domain);
+            let (outer, outer_steps) = ring(call.collective, shape.domains);
+            let hierarchical = inside.base
+                + across.base
+                + inside.step * inner_steps
+                + across.step * outer_steps
+                + bytes * inner / inside.rate
+                + bytes * outer / across.rate
+                + per_node;
+            best = best.min(hierarchical);
+        }
+        best
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ring_volumes() {
+        // 2 (n - 1) / n of the buffer for an all-reduce, half of that for its two halves.
+        for n in [2_u32, 4, 8, 192] {
+            let share = f64::from(n - 1) / f64::from(n);
+            assert_eq!(ring(Collective::AllReduce, n), (2.0 * share, 2.0 * f64::from(n - 1)));
+            assert_eq!(ring(Collective::AllGather, n).0, share);
+            assert_eq!(ring(Collective::ReduceScatter, n).0, share);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Replay: from a program and durations to the time of a step.
+//!
+//! Engines know nothing of models, plans, traces or files: they take a [`Program`], the
+//! [`Durations`] of its kernels and meetings in whole nanoseconds, and a [`Lumping`] that says
+//! which ranks share a lane. All engines have one semantics (see [`crate::program`]) and give the
+//! same bits, lumped or not.
+
+mod breakdown;
+mod lumping;
+mod sweep;
+
+pub use breakdown::{Breakdown, Category};
+pub use lumping::{LaneGroup, Lumping};
+pub use sweep::Sweep;
+
+use crate::program::{FamilyId, Program};
+use crate::units::Nanos;
+
+/// Durations of everything in a program, in whole nanoseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durations {
+    /// By kernel.
+    pub kernels: Vec<Nanos>,
+    /// By family, call and class of the group ([`Self::group_class`]); empty where a family makes
+    /// no such call.
+    pub meetings: Vec<Vec<Vec<Nanos>>>,
+    /// By family and group: groups of one class are placed alike, so their calls take equally
+    /// long.
+    pub group_class: Vec<Vec<u16>>,
+    /// What the host spends.
+    pub host: HostTimes,
+}
+
+impl Durations {
+    /// Class of a group.
+    #[must_use]
+    pub fn class_of(&self, family: FamilyId, group: usize) -> u16 {
+        self.group_class[family.index()][group]
+    }
+}
+
+/// What the host spends, in whole nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostTimes {
+    /// Per operation it issues.
+    pub per_operation: Nanos,
+    /// Per micro-batch and direction.
+    pub per_micro_batch: Nanos,
+    /// Per step.
+    pub per_step: Nanos,
+    /// From the call to the start on an idle device.
+    pub launch_latency: Nanos,
+    /// Operations it may be ahead of the device; 0 for no limit.
+    pub queue_depth: u32,
+}
+
+/// What a replay found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Time of the step: the last operation of the last rank.
+    pub step: Nanos,
+    /// Where the time went, summed over all ranks; every rank's part adds up to `step`.
+    pub total: Breakdown,
+    /// Where the time went by template, summed over its ranks.
+    pub by_template: Vec<(u64, Breakdown)>,
+    /// Lanes that were evaluated (ranks, or classes of equal ranks).
+    pub lanes: usize,
+    /// Time during which the compute lane of a rank is busy, summed over ranks.
+    pub busy: Nanos,
+    /// Time during which a rank communicates or waits in a collective while its compute lane is
+    /// idle, summed over ranks.
+    pub waiting: Nanos,
+}
+
+/// Replays one step with the sweep engine.
+///
+/// # Errors
+/// The program cannot finish (a defect of whatever built it); the message names the operations
+/// that wait for each other.
+pub fn sweep(
+    program: &Program,
+    durations: &Durations,
+    lumping: &Lumping,
+) -> crate::error::Result<Outcome> {
+    Ok(Sweep::run(program, durations, lumping)?.outcome())
+}

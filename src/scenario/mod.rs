@@ -1,0 +1,241 @@
+//! Scenarios: a model, a plan and a cluster, as a user writes them.
+//!
+//! The types here are the keys of a scenario file; [`resolve`] looks names up in the catalogue,
+//! fills in documented defaults and checks that everything fits together.
+
+mod resolve;
+
+pub use resolve::{Account, Setup, resolve};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::hardware::AttentionKernel;
+use crate::plan::{Axis, Recompute, Schedule};
+use crate::program::Precision;
+use crate::workload::ModelShape;
+
+/// A scenario file.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Name shown in results.
+    pub name: String,
+    /// What the scenario shows.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// Seed of every random stream.
+    #[serde(default)]
+    pub seed: u64,
+    /// What is trained.
+    pub model: ModelTable,
+    /// How it is trained.
+    pub training: TrainingTable,
+    /// On what.
+    pub cluster: ClusterTable,
+    /// With which software.
+    pub software: SoftwareTable,
+    /// Divided how.
+    #[serde(default)]
+    pub plan: PlanTable,
+    /// How long.
+    #[serde(default)]
+    pub run: RunTable,
+    /// At which prices, on which grid.
+    #[serde(default)]
+    pub account: AccountTable,
+}
+
+/// `[model]`: a preset, a shape, or a preset with some of its shape replaced.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelTable {
+    /// Name of a model of the catalogue.
+    #[serde(default)]
+    pub preset: Option<String>,
+    /// Shape; replaces what the preset says key by key.
+    #[serde(default)]
+    pub shape: ModelShape,
+}
+
+/// `[training]`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingTable {
+    /// Tokens per sequence.
+    pub sequence_length: u32,
+    /// Sequences per step, all ranks together.
+    pub global_batch: u32,
+    /// Number format of the linear layers (default bf16).
+    #[serde(default = "bf16")]
+    pub precision: Precision,
+}
+
+fn bf16() -> Precision {
+    Precision::Bf16
+}
+
+/// `[cluster]`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterTable {
+    /// Name of a node type of the catalogue.
+    pub node: String,
+    /// Number of nodes (default 1).
+    #[serde(default = "one")]
+    pub nodes: u32,
+    /// Devices that are used; all of the nodes' devices if absent.
+    #[serde(default)]
+    pub devices: Option<u32>,
+    /// Name of the network between nodes; needed for more than one node.
+    #[serde(default)]
+    pub fabric: Option<String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// `[software]`: a stack, and switches that replace its own.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SoftwareTable {
+    /// Name of a software stack of the catalogue.
+    pub stack: String,
+    /// Attention kernels.
+    #[serde(default)]
+    pub attention: Option<AttentionKernel>,
+    /// The model is trained with dropout.
+    #[serde(default)]
+    pub dropout: Option<bool>,
+    /// Gradient reduction runs beside the backward pass.
+    #[serde(default)]
+    pub overlap_gradient_reduce: Option<bool>,
+    /// Parameter gathers run beside the forward pass.
+    #[serde(default)]
+    pub overlap_parameter_gather: Option<bool>,
+    /// Tensor-parallel backward communication runs beside weight-gradient GEMMs.
+    #[serde(default)]
+    pub overlap_tensor: Option<bool>,
+    /// Pipeline sends and receives run beside compute.
+    #[serde(default)]
+    pub overlap_pipeline: Option<bool>,
+    /// Largest overlapped gradient message in MB.
+    #[serde(default)]
+    pub bucket_mb: Option<f64>,
+}
+
+/// Which tensors are sharded over the data-parallel ranks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ShardingScheme {
+    /// Nothing: plain data parallelism.
+    #[default]
+    None,
+    /// Optimizer states (ZeRO-1, Megatron's distributed optimizer).
+    Zero1,
+    /// Optimizer states and gradients (ZeRO-2, `SHARD_GRAD_OP`).
+    Zero2,
+    /// Optimizer states, gradients and parameters (ZeRO-3, FSDP `FULL_SHARD`).
+    Zero3,
+}
+
+/// `[plan]`. Everything is optional; the default is one data-parallel rank per device.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlanTable {
+    /// Ranks that share each matrix.
+    pub tensor_parallel: u32,
+    /// Pipeline stages.
+    pub pipeline_parallel: u32,
+    /// Replicas; devices over the other degrees if absent.
+    pub data_parallel: Option<u32>,
+    /// Chunks of layers per pipeline device.
+    pub virtual_stages: u32,
+    /// Order of forward and backward passes; by `virtual_stages` if absent.
+    pub schedule: Option<Schedule>,
+    /// Sequences per micro-batch and replica.
+    pub micro_batch: u32,
+    /// Splits activations outside of the tensor-parallel blocks over the tensor group.
+    pub sequence_parallel: bool,
+    /// What is sharded over the replicas.
+    pub sharding: ShardingScheme,
+    /// Replicas that share one sharded copy (hybrid sharding); all if absent.
+    pub shard_group: Option<u32>,
+    /// Shard group of the parameters, if it differs.
+    pub parameter_shard: Option<u32>,
+    /// Shard group of the gradients, if it differs.
+    pub gradient_shard: Option<u32>,
+    /// Shard group of the optimizer states, if it differs.
+    pub optimizer_shard: Option<u32>,
+    /// What is recomputed in the backward pass.
+    pub recompute: Recompute,
+    /// Layers of each virtual stage, in order; even if absent.
+    pub layers_per_stage: Option<Vec<u32>>,
+    /// Mesh order, fastest first (default tensor, context, data, pipeline).
+    pub rank_order: Option<[Axis; 4]>,
+}
+
+impl Default for PlanTable {
+    fn default() -> Self {
+        Self {
+            tensor_parallel: 1,
+            pipeline_parallel: 1,
+            data_parallel: None,
+            virtual_stages: 1,
+            schedule: None,
+            micro_batch: 1,
+            sequence_parallel: false,
+            sharding: ShardingScheme::None,
+            shard_group: None,
+            parameter_shard: None,
+            gradient_shard: None,
+            optimizer_shard: None,
+            recompute: Recompute::None,
+            layers_per_stage: None,
+            rank_order: None,
+        }
+    }
+}
+
+/// `[run]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunTable {
+    /// Tokens of the whole run; without it results are per step.
+    pub tokens: Option<f64>,
+}
+
+/// `[account]`: prices, grid, site.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccountTable {
+    /// Name of a price sheet of the catalogue; the latest if absent.
+    pub prices: Option<String>,
+    /// Rent in USD per device and hour; replaces the price sheet's.
+    pub usd_per_device_hour: Option<f64>,
+    /// Name of a grid of the catalogue.
+    pub grid: Option<String>,
+    /// Grid intensity in gCO2e/kWh; replaces the grid's.
+    pub grid_g_per_kwh: Option<f64>,
+    /// Facility over IT energy; replaces the grid's.
+    pub pue: Option<f64>,
+    /// Years over which the embodied emissions of the hardware are spread.
+    pub lifetime_years: f64,
+}
+
+/// Grid used where a scenario names none; listed among the assumptions.
+pub const DEFAULT_GRID: &str = "world-average";
+
+impl Default for AccountTable {
+    fn default() -> Self {
+        Self {
+            prices: None,
+            usd_per_device_hour: None,
+            grid: None,
+            grid_g_per_kwh: None,
+            pue: None,
+            lifetime_years: 5.0,
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! From a scenario to everything the simulator needs, with names looked up and checked.
+
+use crate::error::{Error, InputError, PlanError, Result};
+use crate::hardware::{
+    Accelerator, AttentionKernel, Catalogue, Fabric, Grid, Node, PriceSheet, Stack,
+};
+use crate::input::Document;
+use crate::plan::{DEFAULT_ORDER, Plan, PlanRequest, Sharding};
+use crate::workload::{Model, Recipe};
+
+use super::{DEFAULT_GRID, Scenario, ShardingScheme};
+
+/// A scenario whose names are looked up and whose plan multiplies out.
+#[derive(Clone, Debug)]
+pub struct Setup<'a> {
+    /// The scenario as written.
+    pub scenario: Scenario,
+    /// Model shape.
+    pub model: Model,
+    /// Device.
+    pub accelerator: &'a Accelerator,
+    /// Server.
+    pub node: &'a Node,
+    /// Network between nodes.
+    pub fabric: Option<&'a Fabric>,
+    /// Software.
+    pub stack: &'a Stack,
+    /// Devices used.
+    pub devices: u32,
+    /// Parallel plan.
+    pub plan: Plan,
+    /// Attention kernels.
+    pub attention: AttentionKernel,
+    /// Fusion, overlap and formats after the scenario's switches.
+    pub recipe: Recipe,
+    /// Prices and grid.
+    pub account: Account<'a>,
+}
+
+/// What costs and emissions are computed with.
+#[derive(Clone, Copy, Debug)]
+pub struct Account<'a> {
+    /// Price sheet, if the catalogue has one.
+    pub prices: Option<&'a PriceSheet>,
+    /// Grid, if the catalogue has it.
+    pub grid: Option<&'a Grid>,
+    /// The scenario named the grid.
+    pub grid_chosen: bool,
+}
+
+/// Resolves a scenario document.
+///
+/// # Errors
+/// A key is wrong, a name is unknown, or the plan is impossible; with its place in the file.
+pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setup<'a>> {
+    let scenario: Scenario = document.decode()?;
+    let at = |key: &str, message: &str, hint: Option<String>| document.error_at(key, message, hint);
+    // Puts the place of a key under an error of a catalogue look-up.
+    let place = |key: &str, error: Error| {
+        let text = error.to_string();
+        let (message, hint) = text.split_once("\n  help: ").unwrap_or((&text, ""));
+        at(key, message, (!hint.is_empty()).then(|| hint.to_owned()))
+    };
+
+    let sequence = scenario.training.sequence_length;
+    if sequence == 0 {
+        return Err(at("training.sequence_length", "must be at least 1", None));
+    }
+    let shape = match &scenario.model.preset {
+        None => scenario.model.shape.clone(),
+        Some(preset) => catalogue
+            .model(preset)
+            .map_err(|e| place("model.preset", e))?
+            .shape
+            .overlaid(&scenario.model.shape),
+    };
+    let model = shape.complete(sequence).map_err(|(key, message)| {
+        at(&format!("model.shape.{key}"), &format!("{key} {message}"), None)
+    })?;
+
+    let cluster = &scenario.cluster;
+    let node = catalogue.node(&cluster.node).map_err(|e| place("cluster.node", e))?;
+    let accelerator =
+        catalogue.accelerator(&node.accelerator).map_err(|e| place("cluster.node", e))?;
+    if cluster.nodes == 0 {
+        return Err(at("cluster.nodes", "must be at least 1", None));
+    }
+    let all = cluster.nodes.saturating_mul(node.devices);
+    let devices = cluster.devices.unwrap_or(all);
+    if devices == 0 || devices > all {
+        return Err(at(
+            "cluster.devices",
+            &format!(
+                "{devices} devices, and {} nodes of {} have {all}",
+                cluster.nodes, node.devices
+            ),
+            Some(format!("between 1 and {all}, or more nodes")),
+        ));
+    }
+    let fabric = match &cluster.fabric {
+        Some(name) => Some(catalogue.fabric(name).map_err(|e| place("cluster.fabric", e))?),
+        None if devices > node.scale_up.domain.max(node.devices) => {
+            return Err(at(
+                "cluster",
+                &format!("{devices} devices span several nodes, and no fabric is named"),
+                Some("add fabric = \"...\"; `trainyard hw list fabrics` shows them".into()),
+            ));
+        }
+        None => None,
+    };
+    let software = &scenario.software;
+    let stack = catalogue.stack(&software.stack).map_err(|e| place("software.stack", e))?;
+
+    let table = &scenario.plan;
+    let group = table.shard_group.unwrap_or(0);
+    if table.shard_group == Some(0) {
+        return Err(at("plan.shard_group", "must be at least 1", None));
+    }
+    let scheme = match table.sharding {
+        ShardingScheme::None => (1, 1, 1),
+        ShardingScheme::Zero1 => (1, 1, group),
+        ShardingScheme::Zero2 => (1, group, group),
+        ShardingScheme::Zero3 => (group, group, group),
+    };
+    let request = PlanRequest {
+        devices,
+        tensor: table.tensor_parallel,
+        context: 1,
+        pipeline: table.pipeline_parallel,
+        data: table.data_parallel,
+        chunks: table.virtual_stages,
+        schedule: table.schedule,
+        micro_batch: table.micro_batch,
+        global_batch: scenario.training.global_batch,
+        sequence_parallel: table.sequence_parallel,
+        sharding: Sharding {
+            parameters: table.parameter_shard.unwrap_or(scheme.0),
+            gradients: table.gradient_shard.unwrap_or(scheme.1),
+            optimizer: table.optimizer_shard.unwrap_or(scheme.2),
+        },
+        recompute: table.recompute,
+        layers_per_stage: table.layers_per_stage.clone(),
+        order: table.rank_order.unwrap_or(DEFAULT_ORDER),
+        layers: model.layers,
+        heads: model.heads,
+        kv_heads: model.kv_heads,
+    };
+    let mut axes = request.order.to_vec();
+    axes.sort_unstable();
+    axes.dedup();
+    if axes.len() != request.order.len() {
+        return Err(at("plan.rank_order", "every axis must appear once", None));
+    }
+    let plan = Plan::resolve(&request).map_err(|e| plan_error(document, &e))?;
+
+    let mut fusion = stack.fusion.clone();
+    fusion.dropout = software.dropout.unwrap_or(fusion.dropout);
+    let mut overlap = stack.overlap.clone();
+    for (switch, over) in [
+        (&mut overlap.gradient_reduce, software.overlap_gradient_reduce),
+        (&mut overlap.parameter_gather, software.overlap_parameter_gather),
+        (&mut overlap.tensor_backward, software.overlap_tensor),
+        (&mut overlap.pipeline, software.overlap_pipeline),
+    ] {
+        *switch = over.unwrap_or(*switch);
+    }
+    let bucket = software.bucket_mb.map_or(stack.bucket.value.0, |mb| mb * 1e6);
+    let recipe = Recipe {
+        fusion,
+        overlap,
+        bucket: bucket as u64,
+        gradient_reduce: stack.gradient_reduce,
+        gradient_store: stack.gradient_store,
+    };
+
+    let accounts = &scenario.account;
+    let prices = match &accounts.prices {
+        Some(name) => Some(catalogue.prices(name).map_err(|e| place("account.prices", e))?),
+        None => catalogue.prices.values().next_back().map(|entry| &entry.item),
+    };
+    let grid = match &accounts.grid {
+        Some(name) => Some(catalogue.grid(name).map_err(|e| place("account.grid", e))?),
+        None => catalogue.grid(DEFAULT_GRID).ok(),
+    };
+    if accounts.pue.is_some_and(|pue| pue < 1.0) {
+        return Err(at(
+            "account.pue",
+            "facility energy cannot be below IT energy (at least 1)",
+            None,
+        ));
+    }
+    if accounts.lifetime_years == 0.0 {
+        return Err(at("account.lifetime_years", "must be above 0", None));
+    }
+    if scenario.run.tokens == Some(0.0) {
+        return Err(at("run.tokens", "must be above 0", None));
+    }
+    Ok(Setup {
+        attention: software.attention.unwrap_or(stack.attention),
+        account: Account { prices, grid, grid_chosen: accounts.grid.is_some() },
+        scenario,
+        model,
+        accelerator,
+        node,
+        fabric,
+        stack,
+        devices,
+        plan,
+        recipe,
+    })
+}
+
+fn plan_error(document: &Document, error: &PlanError) -> Error {
+    let key = match error.key.as_str() {
+        "plan.global_batch" => "training.global_batch",
+        "plan.devices" => "cluster.devices",
+        key => key,
+    };
+    let message = format!("impossible plan: {}", error.constraint);
+    let hint =
+        error.nearest.as_ref().map(|nearest| format!("the nearest plan that works: {nearest}"));
+    match document.error_at(key, &message, hint) {
+        Error::Input(input) => {
+            Error::Input(Box::new(InputError { key: Some(key.to_owned()), ..*input }))
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,97 @@
+//! Appends operations with the dependencies that stream order implies.
+
+use crate::program::{
+    Action, CallId, FamilyId, HostWork, KernelId, LaneId, Op, OpId, Phase, TemplateBuilder,
+};
+
+use super::{COMPUTE, DATA, HOST, Step, TENSOR};
+
+/// Appends operations with the dependencies that stream order implies.
+pub(super) struct StageBuilder {
+    pub(super) ops: TemplateBuilder,
+    pub(super) tensor_family: Option<FamilyId>,
+    pub(super) last_compute: Option<OpId>,
+    /// What the next kernel has to wait for.
+    pub(super) pending: Vec<OpId>,
+    pub(super) asynchronous: Option<OpId>,
+    pub(super) last_data: Option<OpId>,
+    pub(super) phase: Phase,
+    pub(super) micro_batch: u32,
+}
+
+impl StageBuilder {
+    pub(super) fn push(&mut self, action: Action, lane: LaneId, deps: &[OpId]) -> OpId {
+        let op = Op { action, lane, phase: self.phase, micro_batch: self.micro_batch };
+        let id = self.ops.push(op, deps);
+        if lane == DATA {
+            self.last_data = Some(id);
+        }
+        id
+    }
+
+    pub(super) fn host(&mut self, work: HostWork) {
+        self.push(Action::HostWork(work), HOST, &[]);
+    }
+
+    pub(super) fn host_wait(&mut self) {
+        let mut deps: Vec<OpId> = self.last_compute.into_iter().collect();
+        deps.extend(self.pending.iter().copied());
+        self.push(Action::HostWait, HOST, &deps);
+    }
+
+    pub(super) fn compute(&mut self, kernel: KernelId, phase: Phase) {
+        let deps = std::mem::take(&mut self.pending);
+        let op = Op {
+            action: Action::Kernel(kernel),
+            lane: COMPUTE,
+            phase,
+            micro_batch: self.micro_batch,
+        };
+        self.last_compute = Some(self.ops.push(op, &deps));
+    }
+
+    /// A tensor-parallel collective that the next kernel waits for.
+    pub(super) fn tensor(&mut self, call: CallId) {
+        if let Some(op) = self.meet_tensor(call) {
+            self.pending.clear();
+            self.pending.push(op);
+        }
+    }
+
+    pub(super) fn meet_tensor(&mut self, call: CallId) -> Option<OpId> {
+        let family = self.tensor_family?;
+        let mut deps: Vec<OpId> = self.last_compute.into_iter().collect();
+        deps.extend(self.pending.iter().copied());
+        Some(self.push(Action::Meet { family, call }, TENSOR, &deps))
+    }
+
+    /// A data-parallel collective after everything so far; `blocking` if the next kernel waits.
+    pub(super) fn data(&mut self, family: FamilyId, call: CallId, blocking: bool) -> OpId {
+        let mut deps: Vec<OpId> = self.last_compute.into_iter().collect();
+        deps.extend(self.pending.iter().copied());
+        let op = self.push(Action::Meet { family, call }, DATA, &deps);
+        if blocking {
+            self.pending.clear();
+            self.pending.push(op);
+        }
+        op
+    }
+
+    pub(super) fn steps(&mut self, steps: &[Step]) {
+        let phase = self.phase;
+        for step in steps {
+            match *step {
+                Step::Kernel { id, recompute } => {
+                    self.compute(id, if recompute { Phase::Recompute } else { phase });
+                }
+                Step::Tensor { call, recompute } => {
+                    self.phase = if recompute { Phase::Recompute } else { phase };
+                    self.tensor(call);
+                    self.phase = phase;
+                }
+                Step::TensorAsync { call } => self.asynchronous = self.meet_tensor(call),
+                Step::TensorWait => self.pending.extend(self.asynchronous.take()),
+            }
+        }
+    }
+}
