@@ -88,6 +88,12 @@ impl Document {
         &self.origin
     }
 
+    /// The text as read, before overrides.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The whole table, after overrides.
     #[must_use]
     pub fn table(&self) -> &toml::Table {

@@ -1,0 +1,124 @@
+//! The command line: one file per command.
+//!
+//! Exit codes are documented in [`crate::error::exit_code`]; machine output (`--format json`) and
+//! option names are stable, text for people is not.
+
+mod completions;
+mod hw;
+mod run;
+mod schema;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Result, exit_code};
+use crate::hardware::Catalogue;
+
+/// Simulates LLM training clusters: step time, throughput, memory, energy, cost and CO2e.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Directory laid out like hw-models/ whose files replace or extend the built-in catalogue.
+    #[arg(long, global = true, value_name = "DIR", env = "TRAINYARD_HW_MODELS")]
+    hw_models: Option<PathBuf>,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 internal error, 2 usage, 3 invalid input or a \
+                          missing device, 4 a check failed.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Predict a training run: step time, throughput, memory, energy, cost, CO2e.
+    Run(run::RunArgs),
+    /// Show the hardware catalogue with the provenance of every figure.
+    Hw(hw::HwArgs),
+    /// Print the JSON Schema of an input or output file.
+    Schema(schema::SchemaArgs),
+    /// Print shell completions.
+    Completions(completions::CompletionsArgs),
+}
+
+/// What commands share.
+pub struct Context {
+    hw_models: Option<PathBuf>,
+}
+
+impl Context {
+    /// The catalogue with the user's directory on top.
+    ///
+    /// # Errors
+    /// A catalogue file is wrong.
+    pub fn catalogue(&self) -> Result<Catalogue> {
+        Catalogue::load(self.hw_models.as_deref())
+    }
+}
+
+/// Output format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For machines.
+    Json,
+}
+
+/// Runs the command line and returns the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { exit_code::USAGE } else { exit_code::DONE };
+            // Nothing can be done about a terminal that cannot be written to.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let context = Context { hw_models: cli.hw_models };
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args, &context, &mut out),
+        Command::Hw(args) => hw::run(&args, &context, &mut out),
+        Command::Schema(args) => schema::run(&args, &mut out),
+        Command::Completions(args) => completions::run(&args, &mut out),
+    };
+    let result = result.and_then(|()| out.flush().map_err(stdout_error));
+    match result {
+        Ok(()) => ExitCode::from(exit_code::DONE),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => {
+            // The reader (`head`, a pager) has seen enough.
+            ExitCode::from(exit_code::DONE)
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// An error of writing to standard output.
+pub(crate) fn stdout_error(source: std::io::Error) -> Error {
+    Error::io("write to", "standard output", source)
+}
+
+/// Prints a value as indented JSON with a line break.
+pub(crate) fn write_json<T: serde::Serialize>(out: &mut dyn Write, value: &T) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::Internal(format!("cannot serialise: {e}")))?;
+    writeln!(out, "{text}").map_err(stdout_error)
+}
+
+/// Writes a file under a temporary name and renames it, so that nobody ever sees half a file.
+pub(crate) fn write_file(path: &std::path::Path, contents: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    std::fs::write(&partial, contents).map_err(|e| Error::io("write", &partial, e))?;
+    std::fs::rename(&partial, path).map_err(|e| Error::io("rename to", path, e))
+}

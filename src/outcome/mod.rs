@@ -1,0 +1,417 @@
+//! From a resolved scenario to its result: the one place where workload, timing, network, replay
+//! and account come together.
+
+mod durations;
+mod result;
+
+pub use durations::{Timed, time_program};
+pub use result::*;
+
+use std::collections::BTreeMap;
+
+use crate::account::{self, Activity};
+use crate::error::{Error, Result};
+use crate::hardware::{Catalogue, Kind, for_each_figure};
+use crate::plan::Recompute;
+use crate::program::Program;
+use crate::replay::{self, Category, Lumping, Outcome};
+use crate::scenario::Setup;
+use crate::timing::Roofline;
+use crate::units::{Seconds, significant};
+use crate::workload::{LayerContext, Memory, lower, stage_memory};
+
+/// Engines that can replay a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Engine {
+    /// One pass in dependency order.
+    #[default]
+    Sweep,
+}
+
+impl Engine {
+    /// Name on the command line and in results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sweep => "sweep",
+        }
+    }
+}
+
+/// How to simulate.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Which engine.
+    pub engine: Engine,
+    /// Replay every rank instead of classes of equal ranks.
+    pub no_lump: bool,
+}
+
+/// The layer as one rank of the setup sees it.
+#[must_use]
+pub fn layer_context<'a>(setup: &'a Setup<'_>) -> LayerContext<'a> {
+    LayerContext {
+        model: &setup.model,
+        batch: setup.plan.micro_batch,
+        sequence: setup.scenario.training.sequence_length / setup.plan.context,
+        tensor: setup.plan.tensor,
+        sequence_parallel: setup.plan.sequence_parallel,
+        precision: setup.scenario.training.precision,
+        attention: setup.attention,
+        fusion: &setup.recipe.fusion,
+        recompute: setup.plan.recompute,
+        overlap_tensor: setup.recipe.overlap.tensor_backward,
+    }
+}
+
+/// Program of a setup.
+#[must_use]
+pub fn program_of(setup: &Setup<'_>) -> Program {
+    lower(&setup.model, &setup.plan, &layer_context(setup), &setup.recipe)
+}
+
+/// Simulates one training step, and the run if the scenario has one.
+///
+/// # Errors
+/// The accelerator lacks a figure that the scenario needs, or the program is malformed (a defect).
+pub fn simulate(setup: &Setup<'_>, catalogue: &Catalogue, options: Options) -> Result<RunResult> {
+    let layer = layer_context(setup);
+    let program = lower(&setup.model, &setup.plan, &layer, &setup.recipe);
+    debug_assert!(program.check().is_ok(), "{:?}", program.check());
+    let timed = time_program(setup, &program)?;
+    let lumping = if options.no_lump {
+        Lumping::none(&program, &timed.durations)
+    } else {
+        Lumping::coarsest(&program, &timed.durations)
+    };
+    let outcome = match options.engine {
+        Engine::Sweep => replay::sweep(&program, &timed.durations, &lumping)?,
+    };
+    if outcome.step.0 <= 0 {
+        return Err(Error::Internal("the step takes no time".into()));
+    }
+    assemble(setup, catalogue, options, &program, &timed, &outcome)
+}
+
+fn assemble(
+    setup: &Setup<'_>,
+    catalogue: &Catalogue,
+    options: Options,
+    program: &Program,
+    timed: &Timed,
+    outcome: &Outcome,
+) -> Result<RunResult> {
+    let scenario = &setup.scenario;
+    let devices = f64::from(setup.devices);
+    let ranks = program.world_size() as f64;
+    let step = outcome.step.seconds();
+    let sequence = scenario.training.sequence_length;
+    let tokens = f64::from(scenario.training.global_batch) * f64::from(sequence);
+    let mut warnings = timed.warnings.clone();
+
+    // Mean over ranks; each rank's accounts add up to the step, so the mean does.
+    let breakdown: BTreeMap<String, f64> = Category::ALL
+        .iter()
+        .map(|c| (c.key().to_owned(), outcome.total.get(*c).0 as f64 / ranks / 1e9))
+        .collect();
+
+    let model_flops = setup.model.step_flops(tokens, sequence);
+    let executed = model_flops + recomputed_flops(setup, tokens);
+    let peak = Roofline::new(setup.accelerator).peak(scenario.training.precision)?;
+    let available = peak.0 * devices * step.0;
+
+    let memory = peak_memory(setup);
+    let capacity = setup.accelerator.memory.capacity.value.0;
+    let fits = memory.1.total() <= capacity;
+    if !fits {
+        warnings.push(format!(
+            "does not fit: {} GiB needed on stage {}, {} GiB there",
+            significant(memory.1.total() / GIB, 3),
+            memory.0,
+            significant(capacity / GIB, 3)
+        ));
+    }
+
+    let steps = scenario.run.tokens.map(|total| total / tokens);
+    let factor = steps.unwrap_or(1.0);
+    let run_seconds = Seconds(step.0 * factor);
+    let activity = Activity {
+        computing: outcome.busy.seconds(),
+        communicating: outcome.waiting.seconds(),
+        idle: outcome.total.get(Category::Host).seconds(),
+    };
+    let accounts = &scenario.account;
+    let grid = setup.account.grid;
+    let pue = accounts.pue.or(grid.map(|g| g.pue.value.0)).unwrap_or(1.0);
+    let energy = account::step_energy(
+        setup.accelerator,
+        setup.node,
+        setup.fabric,
+        setup.devices,
+        step,
+        &activity,
+        pue,
+    );
+    let price = accounts.usd_per_device_hour.or_else(|| {
+        setup
+            .account
+            .prices
+            .and_then(|sheet| sheet.rent.get(&setup.accelerator.name).map(|figure| figure.value.0))
+    });
+    if price.is_none() {
+        warnings.push(format!(
+            "no rent for {} on the price sheet: cost is not computed; set \
+             account.usd_per_device_hour",
+            setup.accelerator.name
+        ));
+    }
+    let device_hours = run_seconds.hours() * devices;
+    let intensity =
+        accounts.grid_g_per_kwh.map(|g| g / 3.6e6).or(grid.map(|g| g.intensity.value.0));
+    if intensity.is_none() {
+        warnings.push("no grid intensity: set account.grid or account.grid_g_per_kwh".into());
+    }
+    let embodied = embodied_kg(setup, device_hours);
+    if embodied.is_none() {
+        warnings.push(format!(
+            "no embodied emissions for {} in the catalogue: they are not counted",
+            setup.accelerator.name
+        ));
+    }
+    if setup.account.grid.is_some()
+        && !setup.account.grid_chosen
+        && accounts.grid_g_per_kwh.is_none()
+    {
+        warnings.push(
+            "no grid is named: the world average is used for carbon; set account.grid".into(),
+        );
+    }
+    let total_energy = energy.facility * factor;
+
+    Ok(RunResult {
+        schema: RESULT_SCHEMA.to_owned(),
+        scenario: ScenarioInfo {
+            name: scenario.name.clone(),
+            description: scenario.description.clone(),
+            hash: hash_of(scenario)?,
+        },
+        seed: scenario.seed,
+        inputs: inputs(setup, catalogue),
+        plan: plan_info(setup),
+        step: StepInfo { seconds: step.0, breakdown },
+        throughput: Throughput {
+            tokens_per_second: tokens / step.0,
+            tokens_per_second_per_device: tokens / step.0 / devices,
+            tflops_per_device: model_flops / step.0 / devices / 1e12,
+            mfu: model_flops / available,
+            hfu: executed / available,
+            flop_convention: FLOP_CONVENTION.to_owned(),
+        },
+        memory: MemoryInfo {
+            peak_bytes_per_device: memory.1.total(),
+            capacity_bytes: capacity,
+            fits,
+            peak_stage: memory.0,
+            by_class: memory.1.into(),
+        },
+        run: RunInfo {
+            tokens: scenario.run.tokens,
+            steps,
+            days: steps.map(|_| run_seconds.0 / 86400.0),
+            device_hours: steps.map(|_| device_hours),
+        },
+        energy: EnergyInfo {
+            scope: if steps.is_some() { Scope::Run } else { Scope::Step },
+            kwh: total_energy.kwh(),
+            devices_kwh: (energy.devices * factor).kwh(),
+            hosts_kwh: (energy.hosts * factor).kwh(),
+            network_kwh: (energy.network * factor).kwh(),
+            pue,
+            device_watts: energy.devices.0 / step.0 / devices,
+        },
+        cost: CostInfo {
+            usd: price.map(|price| price * device_hours),
+            usd_per_device_hour: price,
+            usd_per_million_tokens: price
+                .map(|price| price * step.hours() * devices / tokens * 1e6),
+        },
+        carbon: CarbonInfo {
+            operational_kg_co2e: intensity.map(|grams| total_energy.0 * grams / 1e3),
+            embodied_kg_co2e: embodied,
+            grid_g_per_kwh: intensity.map(|grams| grams * 3.6e6),
+        },
+        simulation: SimulationInfo {
+            engine: options.engine.name().to_owned(),
+            rates: "frozen".to_owned(),
+            ranks: program.world_size() as u64,
+            operation_instances: program.operation_instances(),
+            lanes: outcome.lanes as u64,
+            cpu_seconds: None,
+            peak_bytes: None,
+        },
+        assumptions: assumptions(setup, catalogue),
+        warnings,
+    })
+}
+
+const GIB: f64 = 1_073_741_824.0;
+
+/// The stage with the highest peak, and its memory.
+#[must_use]
+pub fn peak_memory(setup: &Setup<'_>) -> (u32, Memory) {
+    let layer = layer_context(setup);
+    (0..setup.plan.pipeline)
+        .map(|stage| {
+            let memory =
+                stage_memory(&setup.model, &setup.plan, &layer, &setup.recipe, setup.stack, stage);
+            (stage, memory)
+        })
+        .max_by(|a, b| a.1.total().total_cmp(&b.1.total()))
+        .unwrap_or_default()
+}
+
+/// FLOPs of repeated forward work, in the convention of the model FLOPs.
+fn recomputed_flops(setup: &Setup<'_>, tokens: f64) -> f64 {
+    let sequence = setup.scenario.training.sequence_length;
+    let model = &setup.model;
+    let head = 2.0 * f64::from(model.hidden) * f64::from(model.vocab) * tokens;
+    let forward = model.step_flops(tokens, sequence) / 3.0;
+    match setup.plan.recompute {
+        Recompute::None => 0.0,
+        Recompute::Full => forward - head,
+        Recompute::Selective => {
+            let width = f64::from(model.heads) * f64::from(model.head_dim);
+            4.0 * f64::from(model.layers) * width * f64::from(sequence) * tokens
+        }
+    }
+}
+
+/// Share of the hardware's embodied emissions that the device-hours take of its lifetime.
+fn embodied_kg(setup: &Setup<'_>, device_hours: f64) -> Option<f64> {
+    let device = setup.accelerator.embodied_carbon.as_ref()?.value.0;
+    let node = setup.node.embodied_carbon.as_ref().map_or(0.0, |figure| figure.value.0);
+    let per_device = device + node / f64::from(setup.node.devices);
+    let lifetime_hours = setup.scenario.account.lifetime_years * 365.25 * 24.0;
+    Some(per_device * device_hours / lifetime_hours / 1e3)
+}
+
+fn plan_info(setup: &Setup<'_>) -> PlanInfo {
+    let plan = &setup.plan;
+    PlanInfo {
+        devices: setup.devices,
+        tensor_parallel: plan.tensor,
+        pipeline_parallel: plan.pipeline,
+        data_parallel: plan.data,
+        virtual_stages: plan.chunks,
+        schedule: plan.schedule,
+        micro_batch: plan.micro_batch,
+        micro_batches: plan.micro_batches,
+        global_batch: plan.global_batch,
+        sequence_parallel: plan.sequence_parallel,
+        parameter_shard: plan.sharding.parameters,
+        gradient_shard: plan.sharding.gradients,
+        optimizer_shard: plan.sharding.optimizer,
+        recompute: plan.recompute,
+        model_parameters: setup.model.parameters(),
+    }
+}
+
+fn hash_of<T: serde::Serialize>(value: &T) -> Result<String> {
+    let text = serde_json::to_string(value)
+        .map_err(|e| Error::Internal(format!("cannot serialise: {e}")))?;
+    Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
+}
+
+/// Catalogue documents the result depends on.
+fn documents<'a>(
+    setup: &Setup<'_>,
+    catalogue: &'a Catalogue,
+) -> Vec<(String, &'a crate::input::Document)> {
+    let mut all = Vec::new();
+    let mut push = |what: &str, name: &str, document: Option<&'a crate::input::Document>| {
+        if let Some(document) = document {
+            all.push((format!("{what} {name}"), document));
+        }
+    };
+    let (accelerator, node) = (&setup.accelerator.name, &setup.node.name);
+    push("accelerator", accelerator, catalogue.accelerators.get(accelerator).map(|e| &e.document));
+    push("node", node, catalogue.nodes.get(node).map(|e| &e.document));
+    if let Some(fabric) = setup.fabric {
+        push("fabric", &fabric.name, catalogue.fabrics.get(&fabric.name).map(|e| &e.document));
+    }
+    let stack = &setup.stack.name;
+    push("stack", stack, catalogue.stacks.get(stack).map(|e| &e.document));
+    if let Some(preset) = &setup.scenario.model.preset
+        && let Ok(model) = catalogue.model(preset)
+    {
+        push("model", &model.name, catalogue.models.get(&model.name).map(|e| &e.document));
+    }
+    if let Some(grid) = setup.account.grid {
+        push("grid", &grid.name, catalogue.grids.get(&grid.name).map(|e| &e.document));
+    }
+    if let Some(sheet) = setup.account.prices {
+        push("prices", &sheet.name, catalogue.prices.get(&sheet.name).map(|e| &e.document));
+    }
+    all
+}
+
+fn inputs(setup: &Setup<'_>, catalogue: &Catalogue) -> Vec<InputInfo> {
+    documents(setup, catalogue)
+        .into_iter()
+        .map(|(name, document)| InputInfo {
+            name,
+            origin: document.origin().to_owned(),
+            hash: blake3::hash(document.text().as_bytes()).to_hex()[..16].to_owned(),
+        })
+        .collect()
+}
+
+/// Every assumed figure the result depends on, and the defaults taken by the scenario.
+fn assumptions(setup: &Setup<'_>, catalogue: &Catalogue) -> Vec<Assumption> {
+    let mut all = Vec::new();
+    for (name, document) in documents(setup, catalogue) {
+        let wanted = |path: &str| -> bool {
+            // A price sheet holds many prices; only the one that is used is an assumption here.
+            !name.starts_with("prices ") || path == format!("rent.{}", setup.accelerator.name)
+        };
+        for_each_figure(document.table(), &mut |path, table| {
+            let text = |key: &str| table.get(key).and_then(toml::Value::as_str).map(str::to_owned);
+            let number = |key: &str| {
+                table.get(key).and_then(|v| v.as_float().or(v.as_integer().map(|i| i as f64)))
+            };
+            if text("kind").as_deref() != Some(Kind::Assumed.as_str()) || !wanted(path) {
+                return;
+            }
+            let source = text("source").unwrap_or_default();
+            let citation = document
+                .table()
+                .get("sources")
+                .and_then(|s| s.get(&source))
+                .and_then(toml::Value::as_table);
+            let of_source = |key: &str| {
+                citation.and_then(|c| c.get(key)).and_then(toml::Value::as_str).map(str::to_owned)
+            };
+            all.push(Assumption {
+                what: format!("{name}: {path}"),
+                value: number("value"),
+                low: number("low"),
+                high: number("high"),
+                unit: text("unit"),
+                source: of_source("citation").unwrap_or(source),
+                date: text("date").or_else(|| of_source("date")),
+                note: text("note"),
+            });
+        });
+    }
+    all.push(Assumption {
+        what: "account.lifetime_years".into(),
+        value: Some(setup.scenario.account.lifetime_years),
+        low: Some(4.0),
+        high: Some(6.0),
+        unit: Some("year".into()),
+        source: "hyperscalers depreciate over 5 to 6 years, AI laboratories plan with 4".into(),
+        date: Some("2024".into()),
+        note: Some("spreads embodied emissions over the hardware's life".into()),
+    });
+    all
+}

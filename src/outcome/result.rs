@@ -1,0 +1,292 @@
+//! The result of a run: the machine output of `trainyard run`.
+//!
+//! Fields that were not asked for are null, not absent. Keys are stable within a schema version.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::plan::{Recompute, Schedule};
+use crate::workload::Memory;
+
+/// Version of the result's layout.
+pub const RESULT_SCHEMA: &str = "trainyard.run/1";
+
+/// How model FLOPs are counted.
+pub const FLOP_CONVENTION: &str = "PaLM (arXiv 2204.02311, appendix B): three times the forward \
+     matrix FLOPs of layers and vocabulary projection, attention not halved for causality; MFU \
+     without, HFU with the forward work that the plan recomputes";
+
+/// The result of one scenario.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct RunResult {
+    /// Layout version.
+    pub schema: String,
+    /// What was simulated.
+    pub scenario: ScenarioInfo,
+    /// Seed of every random stream.
+    pub seed: u64,
+    /// Catalogue files the result depends on.
+    pub inputs: Vec<InputInfo>,
+    /// The plan with everything filled in.
+    pub plan: PlanInfo,
+    /// Time of a step.
+    pub step: StepInfo,
+    /// Rates.
+    pub throughput: Throughput,
+    /// Device memory.
+    pub memory: MemoryInfo,
+    /// The whole run.
+    pub run: RunInfo,
+    /// Energy.
+    pub energy: EnergyInfo,
+    /// Money.
+    pub cost: CostInfo,
+    /// Emissions.
+    pub carbon: CarbonInfo,
+    /// How the result was made.
+    pub simulation: SimulationInfo,
+    /// Assumed figures it depends on.
+    pub assumptions: Vec<Assumption>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// What was simulated.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct ScenarioInfo {
+    /// Name of the scenario.
+    pub name: String,
+    /// What it shows.
+    pub description: Option<String>,
+    /// Hash of the scenario after overrides.
+    pub hash: String,
+}
+
+/// A catalogue file.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct InputInfo {
+    /// Kind and name.
+    pub name: String,
+    /// Where it was read from.
+    pub origin: String,
+    /// Hash of its text.
+    pub hash: String,
+}
+
+/// A resolved plan.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct PlanInfo {
+    /// Devices used.
+    pub devices: u32,
+    /// Tensor-parallel size.
+    pub tensor_parallel: u32,
+    /// Pipeline stages.
+    pub pipeline_parallel: u32,
+    /// Data-parallel size.
+    pub data_parallel: u32,
+    /// Chunks per pipeline device.
+    pub virtual_stages: u32,
+    /// Order of passes.
+    pub schedule: Schedule,
+    /// Sequences per micro-batch and replica.
+    pub micro_batch: u32,
+    /// Micro-batches per step and replica.
+    pub micro_batches: u32,
+    /// Sequences per step.
+    pub global_batch: u32,
+    /// Sequence parallelism.
+    pub sequence_parallel: bool,
+    /// Ranks that share one copy of the parameters.
+    pub parameter_shard: u32,
+    /// Ranks that share one copy of the gradients.
+    pub gradient_shard: u32,
+    /// Ranks that share one copy of the optimizer states.
+    pub optimizer_shard: u32,
+    /// What is recomputed.
+    pub recompute: Recompute,
+    /// Parameters of the model.
+    pub model_parameters: u64,
+}
+
+/// Time of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct StepInfo {
+    /// Seconds from the start of the step to the end of the last rank.
+    pub seconds: f64,
+    /// Seconds by account, mean over ranks; they add up to `seconds`.
+    pub breakdown: BTreeMap<String, f64>,
+}
+
+/// Rates.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Throughput {
+    /// Tokens per second of the whole job.
+    pub tokens_per_second: f64,
+    /// Tokens per second and device.
+    pub tokens_per_second_per_device: f64,
+    /// Model TFLOP/s per device.
+    pub tflops_per_device: f64,
+    /// Model FLOPs over what the devices could do (0 to 1).
+    pub mfu: f64,
+    /// Model and recomputed FLOPs over what the devices could do (0 to 1).
+    pub hfu: f64,
+    /// How FLOPs are counted.
+    pub flop_convention: String,
+}
+
+/// Device memory.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct MemoryInfo {
+    /// Highest use of any device.
+    pub peak_bytes_per_device: f64,
+    /// What a device has.
+    pub capacity_bytes: f64,
+    /// Whether it fits.
+    pub fits: bool,
+    /// Pipeline stage that peaks.
+    pub peak_stage: u32,
+    /// Bytes by class on that stage.
+    pub by_class: MemoryClasses,
+}
+
+/// Bytes by class.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct MemoryClasses {
+    /// Parameters in compute precision.
+    pub weights: f64,
+    /// Gradients.
+    pub gradients: f64,
+    /// Optimizer states.
+    pub optimizer: f64,
+    /// Activations.
+    pub activations: f64,
+    /// Logits.
+    pub logits: f64,
+    /// Communication buffers.
+    pub communication: f64,
+    /// Driver context and workspaces.
+    pub context: f64,
+    /// Reserved but unusable.
+    pub fragmentation: f64,
+}
+
+impl From<Memory> for MemoryClasses {
+    fn from(memory: Memory) -> Self {
+        Self {
+            weights: memory.weights,
+            gradients: memory.gradients,
+            optimizer: memory.optimizer,
+            activations: memory.activations,
+            logits: memory.logits,
+            communication: memory.communication,
+            context: memory.context,
+            fragmentation: memory.fragmentation,
+        }
+    }
+}
+
+/// The whole run; null without `[run] tokens`.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct RunInfo {
+    /// Tokens of the run.
+    pub tokens: Option<f64>,
+    /// Steps of the run.
+    pub steps: Option<f64>,
+    /// Days without interruptions.
+    pub days: Option<f64>,
+    /// Devices times hours.
+    pub device_hours: Option<f64>,
+}
+
+/// What energy, cost and carbon are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// One step.
+    Step,
+    /// The whole run.
+    Run,
+}
+
+/// Energy.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct EnergyInfo {
+    /// Whether these and cost and carbon are of a step or of the run.
+    pub scope: Scope,
+    /// Everything at the facility's meter.
+    pub kwh: f64,
+    /// Accelerators alone.
+    pub devices_kwh: f64,
+    /// Rest of the nodes.
+    pub hosts_kwh: f64,
+    /// Switches and optics.
+    pub network_kwh: f64,
+    /// Facility over IT energy.
+    pub pue: f64,
+    /// Mean power of one accelerator in W.
+    pub device_watts: f64,
+}
+
+/// Money.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct CostInfo {
+    /// Rent of the devices.
+    pub usd: Option<f64>,
+    /// Rent per device and hour.
+    pub usd_per_device_hour: Option<f64>,
+    /// Rent per million tokens.
+    pub usd_per_million_tokens: Option<f64>,
+}
+
+/// Emissions.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct CarbonInfo {
+    /// From electric energy.
+    pub operational_kg_co2e: Option<f64>,
+    /// From making the hardware, by share of its lifetime.
+    pub embodied_kg_co2e: Option<f64>,
+    /// Grid intensity used.
+    pub grid_g_per_kwh: Option<f64>,
+}
+
+/// How the result was made.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct SimulationInfo {
+    /// Engine.
+    pub engine: String,
+    /// Whether rates depend on what runs beside (`coupled`) or not (`frozen`).
+    pub rates: String,
+    /// Ranks of the job.
+    pub ranks: u64,
+    /// Operations of all ranks.
+    pub operation_instances: u64,
+    /// Lanes evaluated: classes of equal ranks, or ranks.
+    pub lanes: u64,
+    /// CPU time in seconds; only with `--stats`.
+    pub cpu_seconds: Option<f64>,
+    /// Peak memory of the process in bytes; only with `--stats`.
+    pub peak_bytes: Option<u64>,
+}
+
+/// An assumed figure.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Assumption {
+    /// Which figure.
+    pub what: String,
+    /// Its value.
+    pub value: Option<f64>,
+    /// Plausible lower bound.
+    pub low: Option<f64>,
+    /// Plausible upper bound.
+    pub high: Option<f64>,
+    /// Unit of the three.
+    pub unit: Option<String>,
+    /// Where it comes from.
+    pub source: String,
+    /// Date it refers to.
+    pub date: Option<String>,
+    /// Why.
+    pub note: Option<String>,
+}

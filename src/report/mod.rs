@@ -1,0 +1,287 @@
+//! Results for people.
+
+use std::fmt::Write as _;
+
+use crate::outcome::{RunResult, Scope};
+use crate::replay::Category;
+use crate::scenario::Setup;
+use crate::units::{Seconds, human_time, si, significant};
+
+/// Bytes of a GiB.
+pub const GIB: f64 = 1_073_741_824.0;
+
+const BAR_WIDTH: usize = 32;
+
+/// A bar of `share` (0 to 1) of the full width.
+fn bar(share: f64) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let eighths = (share.clamp(0.0, 1.0) * (BAR_WIDTH * 8) as f64).round() as usize;
+    format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
+}
+
+fn label(category: Category) -> &'static str {
+    match category {
+        Category::Compute => "compute",
+        Category::Recompute => "recomputation",
+        Category::Optimizer => "optimizer",
+        Category::Tensor => "exposed tensor-parallel comm.",
+        Category::Context => "exposed context-parallel comm.",
+        Category::Expert => "exposed expert-parallel comm.",
+        Category::Data => "exposed data-parallel comm.",
+        Category::Pipeline => "exposed pipeline transfers",
+        Category::Bubble => "pipeline bubble",
+        Category::Host => "waiting for the host",
+        Category::Idle => "waiting for peers",
+    }
+}
+
+fn grouped(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 && c != '-' {
+            text.push(',');
+        }
+        text.push(c);
+    }
+    text
+}
+
+/// The answer to `trainyard run` as text of at most 100 columns.
+#[must_use]
+pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -> String {
+    let mut t = String::new();
+    let plan = &result.plan;
+    let _ = writeln!(t, "{}", result.scenario.name);
+    if let Some(description) = &result.scenario.description {
+        let _ = writeln!(t, "{description}");
+    }
+    let fabric = setup.fabric.map_or(String::new(), |fabric| format!(" on {}", fabric.title));
+    let _ = writeln!(
+        t,
+        "\n  {} parameters, {} layers; sequences of {} tokens, {} per step",
+        si(plan.model_parameters as f64, "").trim_end(),
+        setup.model.layers,
+        setup.scenario.training.sequence_length,
+        plan.global_batch,
+    );
+    let _ = writeln!(
+        t,
+        "  {} devices: {} x {}{fabric}",
+        grouped(f64::from(plan.devices)),
+        setup.devices.div_ceil(setup.node.devices),
+        setup.node.title
+    );
+    let _ = writeln!(t, "  {} ({})", setup.stack.title, setup.stack.version);
+    let _ = writeln!(
+        t,
+        "  tensor {} x pipeline {} x data {}; {} micro-batches of {}{}; recompute {}{}",
+        plan.tensor_parallel,
+        plan.pipeline_parallel,
+        plan.data_parallel,
+        plan.micro_batches,
+        plan.micro_batch,
+        if plan.virtual_stages > 1 {
+            format!(", {} chunks per stage", plan.virtual_stages)
+        } else {
+            String::new()
+        },
+        format!("{:?}", plan.recompute).to_lowercase(),
+        sharding_text(result),
+    );
+
+    let _ = writeln!(t, "\nStep {}", human_time(Seconds(result.step.seconds)));
+    let rates = &result.throughput;
+    let _ = writeln!(
+        t,
+        "  {} tokens/s, {} tokens/s per device",
+        grouped(rates.tokens_per_second),
+        grouped(rates.tokens_per_second_per_device)
+    );
+    let _ = writeln!(
+        t,
+        "  {} TFLOP/s per device, MFU {} %, HFU {} %",
+        significant(rates.tflops_per_device, 3),
+        significant(rates.mfu * 100.0, 3),
+        significant(rates.hfu * 100.0, 3)
+    );
+
+    let _ = writeln!(t, "\nWhere the time goes (mean over ranks)");
+    let step = result.step.seconds;
+    for category in Category::ALL {
+        let seconds = result.step.breakdown.get(category.key()).copied().unwrap_or(0.0);
+        if seconds / step < 5e-5 {
+            continue;
+        }
+        let _ = writeln!(
+            t,
+            "  {:30} {:>9}  {:>5.1} %  {}",
+            label(category),
+            human_time(Seconds(seconds)),
+            seconds / step * 100.0,
+            bar(seconds / step)
+        );
+    }
+
+    let memory = &result.memory;
+    let verdict = if memory.fits { "fits" } else { "DOES NOT FIT" };
+    let _ = writeln!(
+        t,
+        "\nMemory {} GiB of {} GiB per device: {verdict}{}",
+        significant(memory.peak_bytes_per_device / GIB, 3),
+        significant(memory.capacity_bytes / GIB, 3),
+        if plan.pipeline_parallel > 1 {
+            format!(" (peak on stage {})", memory.peak_stage)
+        } else {
+            String::new()
+        }
+    );
+    let classes = &memory.by_class;
+    for (name, bytes) in [
+        ("weights", classes.weights),
+        ("gradients", classes.gradients),
+        ("optimizer states", classes.optimizer),
+        ("activations", classes.activations),
+        ("logits", classes.logits),
+        ("communication buffers", classes.communication),
+        ("context and workspaces", classes.context),
+        ("fragmentation allowance", classes.fragmentation),
+    ] {
+        if bytes > 0.0 {
+            let _ = writeln!(
+                t,
+                "  {name:30} {:>9}           {}",
+                format!("{} GiB", significant(bytes / GIB, 3)),
+                bar(bytes / memory.capacity_bytes)
+            );
+        }
+    }
+
+    let (title, what) = match result.energy.scope {
+        Scope::Run => ("\nRun", ""),
+        Scope::Step => ("\nPer step", " (add [run] tokens for the whole run)"),
+    };
+    let _ = write!(t, "{title}");
+    match (result.run.days, result.run.steps, result.run.device_hours) {
+        (Some(days), Some(steps), Some(hours)) => {
+            let _ = writeln!(
+                t,
+                " {}: {} steps, {} device-hours, without interruptions",
+                human_time(Seconds(days * 86400.0)),
+                grouped(steps),
+                grouped(hours)
+            );
+        }
+        _ => {
+            let _ = writeln!(t, "{what}");
+        }
+    }
+    let energy = &result.energy;
+    let _ = writeln!(
+        t,
+        "  energy    {} (accelerators {}, hosts {}, network {}; PUE {}); {} W per accelerator",
+        si(energy.kwh * 1e3, "Wh"),
+        si(energy.devices_kwh * 1e3, "Wh"),
+        si(energy.hosts_kwh * 1e3, "Wh"),
+        si(energy.network_kwh * 1e3, "Wh"),
+        significant(energy.pue, 3),
+        significant(energy.device_watts, 3)
+    );
+    match (result.cost.usd, result.cost.usd_per_device_hour, result.cost.usd_per_million_tokens) {
+        (Some(usd), Some(rate), Some(tokens)) => {
+            let _ = writeln!(
+                t,
+                "  rent      ${} at ${}/device-hour, ${} per million tokens",
+                if usd >= 100.0 { grouped(usd) } else { significant(usd, 3) },
+                significant(rate, 3),
+                significant(tokens, 3)
+            );
+        }
+        _ => {
+            let _ = writeln!(t, "  rent      unknown: no price for this device");
+        }
+    }
+    if let Some(operational) = result.carbon.operational_kg_co2e {
+        let embodied = match result.carbon.embodied_kg_co2e {
+            Some(kg) => format!("{} embodied", co2(kg)),
+            None => "embodied unknown".to_owned(),
+        };
+        let _ = writeln!(
+            t,
+            "  CO2e      {} operational at {} g/kWh, {embodied}",
+            co2(operational),
+            significant(result.carbon.grid_g_per_kwh.unwrap_or(0.0), 3),
+        );
+    }
+
+    let simulation = &result.simulation;
+    let _ = write!(
+        t,
+        "\n{} ranks, {} operations, {} lanes, {} engine",
+        grouped(simulation.ranks as f64),
+        grouped(simulation.operation_instances as f64),
+        grouped(simulation.lanes as f64),
+        simulation.engine
+    );
+    if let Some(seconds) = simulation.cpu_seconds {
+        let _ = write!(t, ", {} CPU", human_time(Seconds(seconds)));
+    }
+    if let Some(bytes) = simulation.peak_bytes {
+        let _ = write!(t, ", {} peak", si(bytes as f64, "B"));
+    }
+    let _ = writeln!(t, "; scenario {}, seed {}", result.scenario.hash, result.seed);
+    for warning in &result.warnings {
+        let _ = writeln!(t, "warning: {warning}");
+    }
+    if with_assumptions {
+        let _ = writeln!(t, "\nAssumed figures");
+        for a in &result.assumptions {
+            let value = match (a.value, a.low, a.high) {
+                (Some(value), Some(low), Some(high)) => {
+                    format!("{value} ({low} to {high}) {}", a.unit.as_deref().unwrap_or_default())
+                }
+                _ => "curve".to_owned(),
+            };
+            let _ = writeln!(t, "  {}: {value}", a.what);
+            let _ = writeln!(
+                t,
+                "      {} ({})",
+                a.note.as_deref().unwrap_or(&a.source),
+                a.date.as_deref().unwrap_or("no date")
+            );
+        }
+    } else {
+        let _ = writeln!(
+            t,
+            "{} assumed figures stand behind this; --assumptions lists them",
+            result.assumptions.len()
+        );
+    }
+    t
+}
+
+fn sharding_text(result: &RunResult) -> String {
+    let plan = &result.plan;
+    if plan.optimizer_shard <= 1 {
+        return String::new();
+    }
+    let mut parts = Vec::new();
+    for (name, size) in [
+        ("parameters", plan.parameter_shard),
+        ("gradients", plan.gradient_shard),
+        ("optimizer", plan.optimizer_shard),
+    ] {
+        if size > 1 {
+            parts.push(format!("{name} over {size}"));
+        }
+    }
+    format!("\n  sharded: {}", parts.join(", "))
+}
+
+fn co2(kg: f64) -> String {
+    if kg >= 1000.0 {
+        format!("{} t", significant(kg / 1000.0, 3))
+    } else {
+        format!("{} kg", significant(kg, 3))
+    }
+}
