@@ -68,7 +68,7 @@ impl<'a> Levels<'a> {
 
     /// Time of a pair's transfer.
     fn pair(&self, bytes: Bytes, shape: &GroupShape) -> Seconds {
-        if let Some((a, b)) = shape.pair {
+        if shape.domains == 1 {
             let inside = self.inside();
             let rate = self
                 .node

@@ -9,6 +9,8 @@ pub struct Placement {
     pub node: u32,
     /// Devices per scale-up domain.
     pub domain: u32,
+    /// Links inside a domain differ, so it matters which devices a pair is.
+    pub uneven_links: bool,
 }
 
 /// How a group of ranks lies on the cluster; groups of one shape take equally long.
@@ -24,7 +26,7 @@ pub struct GroupShape {
     pub most_per_domain: u32,
     /// Fewest members in one domain that holds any.
     pub fewest_per_domain: u32,
-    /// For a pair in one domain: the two places inside it, smaller first.
+    /// For a pair in one domain with uneven links: the two places inside it, smaller first.
     pub pair: Option<(u32, u32)>,
 }
 
@@ -41,7 +43,7 @@ impl Placement {
         nodes.sort_unstable();
         nodes.dedup();
         let pair = match group {
-            [a, b] if per_domain.len() == 1 => {
+            [a, b] if per_domain.len() == 1 && self.uneven_links => {
                 let (a, b) = (a % self.domain, b % self.domain);
                 Some((a.min(b), a.max(b)))
             }

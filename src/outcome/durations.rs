@@ -44,7 +44,8 @@ pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
     }
 
     let domain = setup.node.scale_up.domain;
-    let placement = Placement { node: setup.node.devices, domain };
+    let uneven_links = !setup.node.scale_up.links.is_empty();
+    let placement = Placement { node: setup.node.devices, domain, uneven_links };
     let network = Levels::new(setup.node, setup.fabric);
     let mut calls_of: Vec<Vec<usize>> = vec![Vec::new(); program.families.len()];
     for template in &program.templates {

@@ -85,9 +85,12 @@ impl Category {
         }
     }
 
-    fn of_waiting(dimension: Dimension) -> Self {
+    /// Waiting for peers: of other stages (directly, or at the end of the step, where all ranks
+    /// meet) it is the pipeline's bubble, of the same stage it is idle time.
+    fn of_waiting(dimension: Dimension, stages: usize) -> Self {
         match dimension {
             Dimension::Pipeline => Self::Bubble,
+            Dimension::World if stages > 1 => Self::Bubble,
             _ => Self::Idle,
         }
     }
@@ -245,6 +248,7 @@ impl Walk<'_> {
     /// Books `from..to`, where `node` ends at `to` (or later, and only the part before counts).
     fn explain_until(&self, accounts: &mut Breakdown, from: i64, to: i64, node: Node) {
         let template = &self.sweep.program.templates[self.t];
+        let stages = self.sweep.program.templates.len();
         let (mut to, mut node) = (to, node);
         while to > from {
             match node {
@@ -259,7 +263,7 @@ impl Walk<'_> {
                         }
                         let (ready, by) = self.ready(i);
                         let ready = ready.max(from).min(to);
-                        accounts.put(Category::of_waiting(dimension), to - ready);
+                        accounts.put(Category::of_waiting(dimension, stages), to - ready);
                         (to, node) = (ready, by);
                     }
                     // A kernel on another compute or copy lane.

@@ -271,6 +271,8 @@ impl<'a> Lowering<'a> {
             last_compute: None,
             pending: Vec::new(),
             asynchronous: None,
+            unfinished_sends: Vec::new(),
+            overdue_sends: Vec::new(),
             last_data: None,
             phase: Phase::Forward,
             micro_batch: Op::NO_MICRO_BATCH,
@@ -289,6 +291,10 @@ impl<'a> Lowering<'a> {
             builder.phase = if forward { Phase::Forward } else { Phase::Backward };
             builder.micro_batch = action.micro_batch;
             builder.host(HostWork::MicroBatch);
+            // Interleaved 1F1B exchanges after a forward *and* a backward pass in one batch, so a
+            // send has to be done by the second pass after it, not by the next.
+            builder.pending.append(&mut builder.overdue_sends);
+            builder.overdue_sends = std::mem::take(&mut builder.unfinished_sends);
             let previous = (stage + last_stage) % plan.pipeline;
             let following = (stage + 1) % plan.pipeline;
             // Receive what the pass needs.
@@ -388,8 +394,13 @@ impl<'a> Lowering<'a> {
         let mut deps: Vec<OpId> = builder.last_compute.into_iter().collect();
         deps.extend(builder.pending.iter().copied());
         let op = builder.push(Action::Meet { family, call }, lane, &deps);
-        if !self.recipe.overlap.pipeline {
+        if self.recipe.overlap.pipeline {
+            return;
+        }
+        if self.plan.chunks == 1 {
             builder.pending.push(op);
+        } else {
+            builder.unfinished_sends.push(op);
         }
     }
 

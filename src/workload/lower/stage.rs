@@ -14,6 +14,10 @@ pub(super) struct StageBuilder {
     /// What the next kernel has to wait for.
     pub(super) pending: Vec<OpId>,
     pub(super) asynchronous: Option<OpId>,
+    /// Sends of the latest pass that the compute stream has to wait for at some point.
+    pub(super) unfinished_sends: Vec<OpId>,
+    /// Sends of the pass before: the next pass waits for them.
+    pub(super) overdue_sends: Vec<OpId>,
     pub(super) last_data: Option<OpId>,
     pub(super) phase: Phase,
     pub(super) micro_batch: u32,
