@@ -172,7 +172,8 @@ fn nodes_price_sheets_and_stacks_refer_to_entries_that_exist() {
             assert!(a < b && *b < node.devices, "{name}: pair {a}-{b}");
             assert!(seen.insert((*a, *b)), "{name}: pair {a}-{b} is listed twice");
         }
-        assert!(node.scale_up.domain == 1 || node.scale_up.domain >= 2, "{name}");
+        let (domain, devices) = (node.scale_up.domain, node.devices);
+        assert!(domain % devices == 0 || devices % domain == 0, "{name}: domain of {domain}");
     }
     for (name, entry) in &catalogue.prices {
         for accelerator in entry.item.rent.keys() {
@@ -215,6 +216,52 @@ fn figures_survive_units_and_aliases_resolve() {
     let wrong = catalogue.accelerator("h100-smx").expect_err("misspelt").to_string();
     assert!(wrong.contains("no accelerator named `h100-smx`"), "{wrong}");
     assert!(wrong.contains("did you mean h100-sxm"), "{wrong}");
+}
+
+/// Published measurements name hardware and frameworks in their own ways; these resolve.
+#[test]
+fn names_that_published_measurements_print_resolve() {
+    let accelerators = [
+        ("NVIDIA A100-SXM4-80GB", "a100-80"),
+        ("NVIDIA A100 80GB (Jean Zay)", "a100-80"),
+        ("NVIDIA H100 96GB HBM2e (Grand Teton, 500W limit)", "h100-96-500w"),
+        ("NVIDIA H100 94GB", "h100-94"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA DGX-B200", "b200"),
+        ("NVIDIA DGX-GB200", "gb200"),
+        ("NVIDIA DGX-GB300", "gb300"),
+        ("NVIDIA V100 32GB (Jean Zay, 4/node)", "v100-32"),
+        ("AMD MI250X GCD (Frontier)", "mi250x-gcd"),
+        ("AMD MI300 (\"MI300\" as printed)", "mi300x"),
+        ("AMD MI325X", "mi325x"),
+        ("AMD MI355 (\"MI355\" as printed)", "mi355x"),
+        ("Huawei Ascend 910B-class (Atlas 900 A2 PODc)", "ascend-910b"),
+        ("Intel Gaudi2", "gaudi2"),
+        ("Google TPU v5p (v5p-12288)", "tpu-v5p"),
+    ];
+    let stacks = [
+        ("Megatron-LM SC21", "megatron-lm-sc21"),
+        ("Megatron-LM selective recomputation", "megatron-lm-2022"),
+        ("Megatron-LM", "megatron-lm-2023"),
+        ("Megatron-DeepSpeed 2021", "megatron-deepspeed"),
+        ("llm-foundry/Composer (PyTorch FSDP)", "llm-foundry"),
+        ("torchtitan (ROCm)", "torchtitan"),
+        ("HF accelerate FSDP", "hf-accelerate-fsdp"),
+        ("NeMo 24.07", "nemo-24-07"),
+        ("NeMo Megatron-Bridge", "megatron-bridge"),
+        ("MegaScale", "megascale"),
+        ("InternEvo", "internevo"),
+        ("ModelLink/MindSpeed-LLM (Megatron)", "mindspeed"),
+        ("Primus (Megatron)", "primus"),
+        ("MaxText", "maxtext"),
+    ];
+    let catalogue = catalogue();
+    for (printed, name) in accelerators {
+        assert_eq!(catalogue.accelerator(printed).map(|a| a.name.as_str()).ok(), Some(name));
+    }
+    for (printed, name) in stacks {
+        assert_eq!(catalogue.stack(printed).map(|s| s.name.as_str()).ok(), Some(name));
+    }
 }
 
 /// Writes one file of an overlay and loads it.
