@@ -331,7 +331,7 @@ pub fn significant(value: f64, digits: usize) -> String {
 pub fn human_time(time: Seconds) -> String {
     let s = time.0;
     let (value, unit) = match s.abs() {
-        v if v == 0.0 => (0.0, "s"),
+        0.0 => (0.0, "s"),
         v if v < 1e-6 => (s * 1e9, "ns"),
         v if v < 1e-3 => (s * 1e6, "us"),
         v if v < 1.0 => (s * 1e3, "ms"),

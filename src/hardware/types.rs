@@ -337,6 +337,8 @@ pub struct Stack {
     pub bucket: Figure<Bytes>,
     /// What the host spends.
     pub host: HostCosts,
+    /// What kernels and collectives reach inside a training step.
+    pub in_training: InTraining,
     /// Memory that is not tensors of the model.
     pub memory: StackMemory,
     /// Where its figures come from.
@@ -393,6 +395,18 @@ pub struct HostCosts {
     pub per_step: Figure<Seconds>,
     /// Operations that may be queued on the device before the host waits.
     pub queue_depth: Figure<Count>,
+}
+
+/// Rates inside a training step over rates in an isolated benchmark. Benchmarks run one kernel over
+/// and over with the caches warm and the chip cool; a step draws full power for hours (the clock
+/// falls under the power cap), alternates kernels, and uses the libraries of its year.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InTraining {
+    /// Compute kernels.
+    pub kernels: Figure<Ratio>,
+    /// Collectives.
+    pub collectives: Figure<Ratio>,
 }
 
 /// Memory that is not tensors of the model.

@@ -75,7 +75,10 @@ impl<'a> Levels<'a> {
                 .scale_up
                 .links
                 .iter()
-                .find(|class| class.pairs.iter().any(|[x, y]| (*x.min(y), *x.max(y)) == (a, b)))
+                .find(|class| {
+                    let found = |[x, y]: &[u32; 2]| Some((*x.min(y), *x.max(y))) == shape.pair;
+                    class.pairs.iter().any(found)
+                })
                 .map_or(inside.rate, |class| {
                     class.measured.as_ref().unwrap_or(&class.bandwidth).value
                 });

@@ -25,6 +25,7 @@ pub struct Timed {
 /// The accelerator lacks a figure that a kernel needs.
 pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
     let roofline = Roofline::new(setup.accelerator);
+    let sustained = &setup.stack.in_training;
     let mut outside = Vec::new();
     let mut kernels = Vec::with_capacity(program.kernels.len());
     for kernel in &program.kernels {
@@ -32,7 +33,7 @@ pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
         if predicted.extrapolated && !outside.contains(&kernel.name) {
             outside.push(kernel.name.clone());
         }
-        kernels.push(predicted.time.to_nanos());
+        kernels.push((predicted.time / sustained.kernels.value.0).to_nanos());
     }
     let mut warnings = Vec::new();
     if !outside.is_empty() {
@@ -78,7 +79,10 @@ pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
         for call in calls {
             by_call[*call] = order
                 .iter()
-                .map(|shape| network.time(&program.calls[*call], shape).to_nanos())
+                .map(|shape| {
+                    let alone = network.time(&program.calls[*call], shape);
+                    (alone / sustained.collectives.value.0).to_nanos()
+                })
                 .collect();
         }
         group_class.push(classes);

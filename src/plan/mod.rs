@@ -139,7 +139,7 @@ impl Plan {
                 return Err(fail(key, "must be at least 1".into(), Some(format!("{key} = 1"))));
             }
         }
-        if r.heads % r.tensor != 0 {
+        if !r.heads.is_multiple_of(r.tensor) {
             return Err(fail(
                 "tensor_parallel",
                 format!("{} attention heads are not divisible by {} ranks", r.heads, r.tensor),
@@ -157,16 +157,17 @@ impl Plan {
                 return Err(fail(
                     "data_parallel",
                     format!("{degrees}, times data {data} is not the {} devices", r.devices),
-                    (r.devices % model_ranks == 0)
+                    r.devices
+                        .is_multiple_of(model_ranks)
                         .then(|| format!("data_parallel = {}", r.devices / model_ranks))
                         .or_else(|| {
                             Some(format!("cluster.devices = {}", model_ranks * data.max(1)))
                         }),
                 ));
             }
-            None if r.devices % model_ranks == 0 => r.devices / model_ranks,
+            None if r.devices.is_multiple_of(model_ranks) => r.devices / model_ranks,
             None => {
-                let key = if r.devices % (r.tensor * r.context) == 0 {
+                let key = if r.devices.is_multiple_of(r.tensor * r.context) {
                     "pipeline_parallel"
                 } else {
                     "tensor_parallel"
@@ -184,7 +185,7 @@ impl Plan {
                 ));
             }
         };
-        if r.global_batch % (data * r.micro_batch) != 0 {
+        if !r.global_batch.is_multiple_of(data * r.micro_batch) {
             let unit = data * r.micro_batch;
             let nearest = (r.global_batch as f64 / f64::from(unit)).round().max(1.0) as u32 * unit;
             return Err(fail(
@@ -225,7 +226,7 @@ impl Plan {
             }
             (Some(schedule), _) => schedule,
         };
-        if schedule == Schedule::Interleaved && micro_batches % r.pipeline != 0 {
+        if schedule == Schedule::Interleaved && !micro_batches.is_multiple_of(r.pipeline) {
             let down = micro_batches / r.pipeline * r.pipeline;
             let target = if down == 0 { r.pipeline } else { down };
             return Err(fail(
@@ -264,7 +265,7 @@ impl Plan {
                 }
                 list.clone()
             }
-            None if r.layers % virtual_stages == 0 => {
+            None if r.layers.is_multiple_of(virtual_stages) => {
                 vec![r.layers / virtual_stages; virtual_stages as usize]
             }
             None => {
@@ -298,7 +299,7 @@ impl Plan {
             ("gradient_shard", sharding.gradients),
             ("optimizer_shard", sharding.optimizer),
         ] {
-            if group % size != 0 {
+            if !group.is_multiple_of(size) {
                 return Err(fail(
                     key,
                     format!("a shard group of {size} does not divide data x context = {group}"),
@@ -306,8 +307,8 @@ impl Plan {
                 ));
             }
         }
-        if sharding.gradients % sharding.parameters != 0
-            || sharding.optimizer % sharding.gradients != 0
+        if !sharding.gradients.is_multiple_of(sharding.parameters)
+            || !sharding.optimizer.is_multiple_of(sharding.gradients)
         {
             return Err(fail(
                 "optimizer_shard",
@@ -371,5 +372,8 @@ fn spread(layers: u32, stages: u32) -> Vec<u32> {
 
 /// The divisor of `number` nearest to `wanted`, the smaller one on a tie.
 fn nearest_divisor(number: u32, wanted: u32) -> u32 {
-    (1..=number.max(1)).filter(|d| number % d == 0).min_by_key(|d| d.abs_diff(wanted)).unwrap_or(1)
+    (1..=number.max(1))
+        .filter(|d| number.is_multiple_of(*d))
+        .min_by_key(|d| d.abs_diff(wanted))
+        .unwrap_or(1)
 }

@@ -11,6 +11,9 @@ use crate::program::{Program, TemplateId};
 
 use super::Durations;
 
+/// What a rank sees: for each family it is in, what its group looks like.
+type Sight = Vec<(u32, u32)>;
+
 /// Lanes that meet, and how their groups are placed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LaneGroup {
@@ -43,7 +46,7 @@ impl Lumping {
         let mut count = distinct(&colour);
         loop {
             // What every rank sees in each family: the class of its group and its set of colours.
-            let mut seen: Vec<Vec<(u32, u32)>> = vec![Vec::new(); colour.len()];
+            let mut seen: Vec<Sight> = vec![Vec::new(); colour.len()];
             let mut looks: BTreeMap<(u16, Vec<u32>), u32> = BTreeMap::new();
             for (f, family) in program.families.iter().enumerate() {
                 for (g, group) in family.groups.iter().enumerate() {
@@ -56,7 +59,7 @@ impl Lumping {
                     }
                 }
             }
-            let mut names: BTreeMap<(u32, &[(u32, u32)]), u32> = BTreeMap::new();
+            let mut names: BTreeMap<(u32, &Sight), u32> = BTreeMap::new();
             let mut refined = Vec::with_capacity(colour.len());
             for (rank, old) in colour.iter().enumerate() {
                 let next = names.len() as u32;
