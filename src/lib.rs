@@ -2,4 +2,5 @@
 pub mod error;
 pub mod hardware;
 pub mod input;
+pub mod trace;
 pub mod units;
