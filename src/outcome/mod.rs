@@ -2,9 +2,11 @@
 //! and account come together.
 
 mod durations;
+mod recorded;
 mod result;
 
 pub use durations::{Timed, time_program};
+pub use recorded::{RankReplay, RecordedReplay, recorded_durations, replay_recorded};
 pub use result::*;
 
 use std::collections::BTreeMap;

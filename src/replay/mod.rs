@@ -63,6 +63,9 @@ pub struct HostTimes {
     pub launch_latency: Nanos,
     /// Operations it may be ahead of the device; 0 for no limit.
     pub queue_depth: u32,
+    /// From the end of an operation to the start of one that waited for it on the device. Models
+    /// of kernel time include it; recorded kernels do not.
+    pub dispatch_gap: Nanos,
 }
 
 /// What a replay found.

@@ -9,4 +9,5 @@ pub mod import;
 pub mod launches;
 pub mod model;
 pub mod names;
+pub mod program;
 pub mod redact;

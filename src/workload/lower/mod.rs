@@ -284,7 +284,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn call(&mut self, name: &str, collective: Collective, bytes: u64) -> CallId {
-        let call = CollectiveCall { name: name.to_owned(), collective, bytes };
+        let call = CollectiveCall { name: name.to_owned(), collective, bytes, recorded: None };
         if let Some(id) = self.calls.get(&call) {
             return *id;
         }
