@@ -1,4 +1,5 @@
 //! Trainyard: a hardware-aware, trace-driven simulator and digital twin of LLM training clusters.
+pub mod cli;
 pub mod error;
 pub mod hardware;
 pub mod input;

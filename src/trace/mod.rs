@@ -10,3 +10,4 @@ pub mod launches;
 pub mod model;
 pub mod names;
 pub mod redact;
+pub mod view;
