@@ -11,3 +11,4 @@ pub mod model;
 pub mod names;
 pub mod program;
 pub mod redact;
+pub mod view;

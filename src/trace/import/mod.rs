@@ -110,8 +110,43 @@ pub fn import(paths: &[PathBuf], strict: bool) -> Result<Imported> {
     for ranks in imported.traces.traces_mut() {
         align::align(ranks);
     }
+    if strict {
+        complete(&imported)?;
+    }
     Ok(imported)
 }
+
+/// With `--strict`, whatever could not be used is an error.
+fn complete(imported: &Imported) -> Result<()> {
+    let wrong = |origin: String, message: String| {
+        Err(InputError {
+            origin,
+            message,
+            hint: Some("without --strict, the rest is used and the loss reported".into()),
+            ..InputError::default()
+        }
+        .into())
+    };
+    for rank in &imported.traces.ranks {
+        let header = &rank.header;
+        let origin = || format!("{} (rank {})", header.source.file, header.rank);
+        if let Some(truncated) = &header.losses.truncated {
+            return wrong(origin(), format!("ends early at byte {}", truncated.at_byte));
+        }
+        if let Some(loss) = header.losses.unusable.first() {
+            let at = loss.first_at.first().map(|at| format!(" (the first at byte {at})"));
+            let at = at.unwrap_or_default();
+            return wrong(origin(), format!("has {} {}{at}", loss.events, loss.what));
+        }
+    }
+    match imported.unused.iter().find(|unused| unused.why != NOT_A_TRACE_NAME) {
+        Some(unused) => wrong(unused.path.clone(), unused.why.clone()),
+        None => Ok(()),
+    }
+}
+
+/// Why a file in a folder was not even opened.
+const NOT_A_TRACE_NAME: &str = "does not have the name of a trace";
 
 /// A file to read.
 struct Job {
@@ -153,7 +188,7 @@ fn walk(
                 named: false,
             });
         } else {
-            let why = "does not have the name of a trace".to_owned();
+            let why = NOT_A_TRACE_NAME.to_owned();
             unused.push(Unused { path: entry.display().to_string(), why });
         }
     }
@@ -194,7 +229,11 @@ fn read_file(job: &Job) -> Result<FileResult> {
             }
         },
         &mut |label, why| {
-            let path = if origin.ends_with(&label) { origin.clone() } else { format!("{origin}: {label}") };
+            let path = if origin.ends_with(&label) {
+                origin.clone()
+            } else {
+                format!("{origin}: {label}")
+            };
             unused.push(Unused { path, why });
         },
     )?;
@@ -213,7 +252,11 @@ fn group(found: Vec<Found>) -> Vec<RankTrace> {
     let mut groups: Vec<(usize, Vec<Found>)> = Vec::new();
     for mut members in folders.into_values() {
         members.sort_by(|a, b| {
-            (a.trace.header.rank, &a.stem, &a.folder).cmp(&(b.trace.header.rank, &b.stem, &b.folder))
+            (a.trace.header.rank, &a.stem, &a.folder).cmp(&(
+                b.trace.header.rank,
+                &b.stem,
+                &b.folder,
+            ))
         });
         let mut cycles: Vec<Vec<Found>> = Vec::new();
         let mut previous = None;
@@ -229,7 +272,10 @@ fn group(found: Vec<Found>) -> Vec<RankTrace> {
         }
         let several = cycles.len() > 1;
         groups.extend(
-            cycles.into_iter().enumerate().map(|(i, members)| (if several { i + 1 } else { 0 }, members)),
+            cycles
+                .into_iter()
+                .enumerate()
+                .map(|(i, members)| (if several { i + 1 } else { 0 }, members)),
         );
     }
     let only_one = groups.len() == 1;
@@ -237,7 +283,8 @@ fn group(found: Vec<Found>) -> Vec<RankTrace> {
     let mut ranks = Vec::new();
     for (cycle, members) in groups {
         let folder = members.first().map(|m| m.folder.clone()).unwrap_or_default();
-        let folder = if members.iter().any(|m| m.folder != folder) { String::new() } else { folder };
+        let folder =
+            if members.iter().any(|m| m.folder != folder) { String::new() } else { folder };
         let mut name = match (members.as_slice(), folder.is_empty()) {
             ([alone], _) if only_one => alone.stem.clone(),
             ([alone], true) => alone.stem.clone(),
