@@ -12,5 +12,6 @@ pub mod replay;
 pub mod report;
 pub mod scenario;
 pub mod timing;
+pub mod trace;
 pub mod units;
 pub mod workload;

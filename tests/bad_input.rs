@@ -49,7 +49,7 @@ fn unknown_key() {
     let (_folder, path) = changed("micro_batch = 1", "micro_bath = 1");
     let place = place_of("micro_batch");
     // The keys that are valid are those of the table, and end where the table's do.
-    let all = ["plan.micro_bath", "did you mean `micro_batch`?", "layers_per_stage, rank_order)"];
+    let all = ["plan.micro_bath", "did you mean `micro_batch`?", "reduce_bits, rank_order)"];
     fails(&["run", &path], 3, &[&[&place[..]], &all[..]].concat());
 }
 

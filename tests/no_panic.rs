@@ -67,6 +67,30 @@ const KEYS: &[&str] = &[
     "model.shape.head_dim",
     "model.shape.ffn_hidden",
     "model.shape.vocab",
+    "model.shape.window",
+    "model.shape.window_every",
+    "model.shape.mtp_modules",
+    "model.shape.moe",
+    "model.shape.moe.experts",
+    "model.shape.moe.top_k",
+    "model.shape.moe.expert_hidden",
+    "model.shape.moe.dense_layers",
+    "model.shape.moe.every",
+    "model.shape.moe.capacity_factor",
+    "model.shape.moe.imbalance",
+    "model.shape.mla",
+    "model.shape.mla.query_rank",
+    "model.shape.mla.kv_rank",
+    "model.shape.mla.rope_dim",
+    "model.shape.mla.nope_dim",
+    "model.shape.mla.value_dim",
+    "plan.context_parallel",
+    "plan.expert_parallel",
+    "plan.expert_tensor_parallel",
+    "plan.embedding_as_layer",
+    "plan.head_as_layer",
+    "plan.gather_bits",
+    "plan.reduce_bits",
     "model.shape.max_positions",
     "model.shape.mlp",
     "training.sequence_length",
@@ -99,6 +123,21 @@ const KEYS: &[&str] = &[
     "account.grid_g_per_kwh",
     "account.pue",
     "account.lifetime_years",
+];
+
+/// What the keys are set on top of: a dense model, and one with everything else.
+const STARTS: [&[&str]; 2] = [
+    &[],
+    &[
+        "model.shape.moe={ experts = 8, top_k = 2, expert_hidden = 1024 }",
+        "model.shape.mla={ query_rank = 64, kv_rank = 64, rope_dim = 16, nope_dim = 32, value_dim = 32 }",
+        "model.shape.window=256",
+        "plan.tensor_parallel=2",
+        "plan.pipeline_parallel=2",
+        "plan.context_parallel=2",
+        "plan.expert_parallel=2",
+        "plan.sharding=zero2",
+    ],
 ];
 
 /// Simulates where that is quick; otherwise resolving has to be enough.
@@ -136,11 +175,14 @@ fn is_sensible(answer: &Result<Option<RunResult>>, input: &str) {
 
 #[test]
 fn every_key_with_every_extreme_value() {
-    for key in KEYS {
-        for value in VALUES {
-            let assignment = format!("{key}={value}");
-            let answer = document(SMALL, &[&assignment]).and_then(|document| answer(&document));
-            is_sensible(&answer, &assignment);
+    for start in STARTS {
+        for key in KEYS {
+            for value in VALUES {
+                let assignment = format!("{key}={value}");
+                let assignments = [start, &[&assignment[..]]].concat();
+                let answer = document(SMALL, &assignments).and_then(|document| answer(&document));
+                is_sensible(&answer, &format!("{assignment} after {start:?}"));
+            }
         }
     }
 }
@@ -319,6 +361,7 @@ proptest! {
 
     #[test]
     fn combinations_of_assignments(
+        start in prop::sample::select(STARTS.to_vec()),
         assignments in prop::collection::vec(
             (prop::sample::select(KEYS), prop::sample::select(VALUES)),
             2..6,
@@ -326,7 +369,8 @@ proptest! {
     ) {
         let assignments: Vec<String> =
             assignments.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let assignments: Vec<&str> = assignments.iter().map(String::as_str).collect();
+        let assignments: Vec<&str> =
+            start.iter().copied().chain(assignments.iter().map(String::as_str)).collect();
         let answer = document(SMALL, &assignments).and_then(|document| answer(&document));
         is_sensible(&answer, &assignments.join(" "));
     }

@@ -7,6 +7,7 @@
 mod support;
 
 use support::catalogue;
+use trainyard::workload::Parameters;
 
 /// Half a unit of the last printed digit of a number as it stands in a file.
 fn half_digit(text: &str) -> f64 {
@@ -59,18 +60,15 @@ fn gpt_models_follow_the_formula_of_narayanan_et_al() {
 #[test]
 fn ranks_hold_the_model_once() {
     // Over tensor and pipeline ranks the parts add up to the model, and what tensor ranks repeat.
-    for (name, t, p) in [("llama-2-70b", 8, 4), ("gpt-3-175b", 8, 8), ("llama-2-7b", 1, 2)] {
+    for (name, t) in [("llama-2-70b", 8), ("gpt-3-175b", 8), ("mixtral-8x7b", 2)] {
         let model =
             catalogue().model(name).expect("a preset").shape.complete(2048).expect("a shape");
-        let layers = model.layers / p;
-        let held: u64 =
-            (0..p).map(|stage| model.rank_parameters(layers, t, stage == 0, stage == p - 1)).sum();
-        let (_, replicated) = model.layer_parameters();
-        let norm = if name.starts_with("gpt") { 2 } else { 1 } * u64::from(model.hidden);
-        let repeated = u64::from(t - 1)
-            * (u64::from(model.layers) * replicated + model.position_parameters() + norm);
-        // A tied vocabulary has a second copy on the last stage.
-        let copy = if model.tied_embeddings { model.vocabulary_parameters() } else { 0 };
-        assert_eq!(held * u64::from(t), model.parameters() + repeated + copy, "{name}");
+        let all: Vec<Parameters> = (0..model.layers)
+            .map(|layer| model.layer_parameters(model.layer_kind(layer)))
+            .chain([model.embedding_parameters(), model.head_parameters(model.tied_embeddings)])
+            .collect();
+        let held: u64 = all.iter().map(|part| part.on_rank(t, t)).map(|r| r.dense + r.expert).sum();
+        let repeated: u64 = all.iter().map(|part| part.replicated).sum();
+        assert_eq!(held * u64::from(t), model.parameters() + repeated * u64::from(t - 1), "{name}");
     }
 }

@@ -20,7 +20,7 @@ fn plans() -> impl Strategy<Value = Vec<String>> {
         1_u32..=3,
     );
     let work = (1_u32..=2, 1_u32..=5, prop::sample::select(vec!["gpipe", "default"]), 1_u32..=2);
-    let switches = prop::collection::vec(any::<bool>(), 8);
+    let switches = prop::collection::vec(any::<bool>(), 13);
     let names = (
         prop::sample::select(vec!["none", "zero1", "zero2", "zero3"]),
         prop::sample::select(vec!["none", "selective", "full"]),
@@ -45,13 +45,15 @@ fn plans() -> impl Strategy<Value = Vec<String>> {
         let chunks = if pipeline == 1 { 1 } else { chunks };
         let micro_batches =
             if chunks > 1 && schedule == "default" { batches * pipeline } else { batches };
-        let devices = tensor * pipeline * data;
+        let context = if switches[8] { 2 } else { 1 };
+        let devices = tensor * context * pipeline * data;
         let mut all = vec![
             format!("cluster.node={node}"),
             "cluster.fabric=hdr200-clos".to_owned(),
             format!("cluster.nodes={}", devices.div_ceil(8)),
             format!("cluster.devices={devices}"),
             format!("plan.tensor_parallel={tensor}"),
+            format!("plan.context_parallel={context}"),
             format!("plan.pipeline_parallel={pipeline}"),
             format!("plan.virtual_stages={chunks}"),
             format!("plan.micro_batch={micro_batch}"),
@@ -71,6 +73,24 @@ fn plans() -> impl Strategy<Value = Vec<String>> {
         ];
         if schedule != "default" {
             all.push(format!("plan.schedule={schedule}"));
+        }
+        if switches[9] {
+            let every = if switches[10] { 2 } else { 1 };
+            all.push(format!(
+                "model.shape.moe={{ experts = 8, top_k = 2, expert_hidden = 512, every = {every} }}"
+            ));
+            // Divides the ranks of a stage with and without the tensor group.
+            let spread = if data % 2 == 0 { 2 } else { 1 } * context;
+            all.push(format!("plan.expert_parallel={spread}"));
+            if switches[11] {
+                all.push("plan.expert_tensor_parallel=1".to_owned());
+            }
+        }
+        if switches[12] {
+            all.push("model.shape.window=256".to_owned());
+            all.push("model.shape.parallel_block=true".to_owned());
+            all.push("plan.reduce_bits=8".to_owned());
+            all.push("plan.gather_bits=8".to_owned());
         }
         // Hybrid sharding, where replicas halve.
         if switches[7] && sharding != "none" && data % 2 == 0 {

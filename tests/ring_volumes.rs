@@ -12,6 +12,7 @@ use trainyard::outcome::{program_of, time_program};
 use trainyard::program::{Action, Collective, Dimension, Program};
 use trainyard::scenario::{Setup, resolve};
 use trainyard::units::{Ratio, Seconds};
+use trainyard::workload::LayerKind;
 
 /// Bytes that a member of an `n`-ring sends for a call on a buffer of `bytes`.
 fn ring(collective: Collective, bytes: u64, n: u64) -> u64 {
@@ -78,13 +79,13 @@ fn full_recomputation_repeats_the_forward_half() {
 fn data_parallelism_reduces_every_gradient_once() {
     // 2 (d - 1) / d of the gradients' bytes. A layer is a whole number of 16ths, so this is exact.
     let (bytes, setup) = sent_per_layer(&["software.bucket_mb=0"], Dimension::Data);
-    let (divided, replicated) = setup.model.layer_parameters();
-    let gradients = (divided + replicated) * setup.recipe.gradient_reduce.bytes();
+    let layer = setup.model.layer_parameters(LayerKind::DENSE).total();
+    let gradients = layer * setup.recipe.gradient_reduce.bytes();
     assert_eq!(bytes, 2 * gradients * 15 / 16);
     // Sharding moves the same: a reduce-scatter, and an all-gather of the 16-bit parameters.
     let sharded = ["software.bucket_mb=0", "plan.sharding=zero1"];
     let (bytes, _) = sent_per_layer(&sharded, Dimension::Data);
-    assert_eq!(bytes, gradients * 15 / 16 + (divided + replicated) * 2 * 15 / 16);
+    assert_eq!(bytes, gradients * 15 / 16 + layer * 2 * 15 / 16);
 }
 
 #[test]
@@ -93,8 +94,7 @@ fn fully_sharded_parameters_are_gathered_twice_per_micro_batch() {
     // micro-batch.
     let assignments = ["plan.sharding=zero3"];
     let (bytes, setup) = sent_per_layer(&assignments, Dimension::Data);
-    let (divided, replicated) = setup.model.layer_parameters();
-    let layer = divided + replicated;
+    let layer = setup.model.layer_parameters(LayerKind::DENSE).total();
     let gradient = setup.recipe.gradient_reduce.bytes();
     let per_micro_batch = (2 * 2 + gradient) * layer * 15 / 16;
     assert_eq!(bytes, per_micro_batch * u64::from(setup.plan.micro_batches));

@@ -2,7 +2,7 @@
 //! tensors): 2 N / s_p of parameters, 2 N / s_g of 16-bit gradients, 12 N / s_o of optimizer states.
 //!
 //! No tolerance: bytes are exact. Beside the formulas a device holds what is gathered at the moment
-//! (the largest unit and a layer ahead) and the gradients of the largest unit before they are
+//! (the largest unit and one ahead) and the gradients of the largest unit before they are
 //! scattered, where the class is sharded at all; these are counted here from the model's shape.
 
 mod support;
@@ -10,6 +10,7 @@ mod support;
 use support::setup;
 use trainyard::hardware::GradientType;
 use trainyard::outcome::peak_memory;
+use trainyard::workload::LayerKind;
 
 const TEXT: &str = r#"
 name = "zero"
@@ -52,13 +53,11 @@ fn model_states_by_shard_group() {
 
         let model = &setup.model;
         let n = model.parameters() as f64;
-        let (divided, replicated) = model.layer_parameters();
-        let layer = (divided + replicated) as f64;
-        // Embedding, head and final norm, which are one unit here.
-        let ends = (2 * model.vocabulary_parameters() + u64::from(model.hidden)) as f64;
-        let largest = layer.max(ends);
-        let gathered = if s_p > 1 { 2.0 * (largest + layer) } else { 0.0 };
-        let unscattered = if s_g > 1 { 2.0 * largest } else { 0.0 };
+        let layer = model.layer_parameters(LayerKind::DENSE).total() as f64;
+        // Layers are the largest units of this model: one in use, one gathered ahead.
+        assert!(layer > model.embedding_parameters().total() as f64);
+        let gathered = if s_p > 1 { 2.0 * (layer + layer) } else { 0.0 };
+        let unscattered = if s_g > 1 { 2.0 * layer } else { 0.0 };
         assert_eq!(memory.weights, 2.0 * n / f64::from(s_p) + gathered, "parameters over {s_p}");
         assert_eq!(
             memory.gradients,

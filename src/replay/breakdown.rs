@@ -220,14 +220,15 @@ impl Walk<'_> {
         let template = &self.sweep.program.templates[self.t];
         let mut ready = self.issued(i) + self.sweep.durations.host.launch_latency.0;
         let mut by = Node::Host(i);
+        let gap = self.sweep.durations.host.dispatch_gap.0;
         let before = self.sweep.templates[self.t].before[i];
         let lane_before = (before != u32::MAX).then_some(before as usize);
         // On a tie the device explains the gap, not the host.
         for j in
             lane_before.into_iter().chain(template.deps(OpId(i as u32)).iter().map(|d| d.index()))
         {
-            if self.end(j) >= ready {
-                ready = self.end(j);
+            if self.end(j) + gap >= ready {
+                ready = self.end(j) + gap;
                 by = if self.is_host(j) { Node::Host(j) } else { Node::Device(j) };
             }
         }
@@ -266,10 +267,16 @@ impl Walk<'_> {
                         accounts.put(Category::of_waiting(dimension, stages), to - ready);
                         (to, node) = (ready, by);
                     }
-                    // A kernel on another compute or copy lane.
+                    // A kernel beside the compute lane: one that prepares a message counts as the
+                    // communication it serves, a copy as idle time.
                     _ => {
                         let start = self.start(i).max(from).min(to);
-                        accounts.put(Category::Idle, to - start);
+                        let lane = template.lanes[template.ops[i].lane.index()].1;
+                        let account = match lane {
+                            LaneKind::Communication => Category::Data,
+                            _ => Category::Idle,
+                        };
+                        accounts.put(account, to - start);
                         let (ready, by) = self.ready(i);
                         let ready = ready.max(from).min(start);
                         accounts.put(Category::Idle, start - ready);

@@ -40,7 +40,8 @@ impl Durations {
         let of_host = host.per_operation.max(host.per_micro_batch).max(host.per_step);
         let of_device = self.kernels.iter().chain(self.meetings.iter().flatten().flatten()).max();
         let device = of_device.copied().unwrap_or_default().0;
-        Nanos(of_host.0.saturating_add(device).saturating_add(host.launch_latency.0))
+        let between = host.launch_latency.max(host.dispatch_gap).0;
+        Nanos(of_host.0.saturating_add(device).saturating_add(between))
     }
 
     /// Class of a group.
@@ -63,6 +64,9 @@ pub struct HostTimes {
     pub launch_latency: Nanos,
     /// Operations it may be ahead of the device; 0 for no limit.
     pub queue_depth: u32,
+    /// From the end of an operation to the start of one that waited for it on the device. Models
+    /// of kernel time include it; recorded kernels do not.
+    pub dispatch_gap: Nanos,
 }
 
 /// What a replay found.

@@ -49,19 +49,50 @@ pub(super) fn check_numbers(scenario: &Scenario) -> Result<(), TooLarge> {
 
 /// Checks the model's shape, on its own.
 pub(super) fn check_model(model: &Model) -> Result<(), TooLarge> {
+    if let Some(mla) = &model.mla {
+        for (key, value) in [
+            ("mla.query_rank", mla.query_rank),
+            ("mla.kv_rank", mla.kv_rank),
+            ("mla.rope_dim", mla.rope_dim),
+            ("mla.nope_dim", mla.nope_dim),
+            ("mla.value_dim", mla.value_dim),
+        ] {
+            limit(key, "elements", value.into(), 1 << 14)?;
+        }
+    }
     for (key, what, value, largest) in [
         ("layers", "layers", model.layers, 1 << 16),
         ("hidden", "elements", model.hidden, 1 << 18),
         ("heads", "heads", model.heads, 1 << 14),
         ("head_dim", "elements", model.head_dim, 1 << 14),
+        ("window_every", "layers", model.window_every, 1 << 16),
         ("ffn_hidden", "elements", model.ffn_hidden, 1 << 22),
         ("vocab", "tokens", model.vocab, 1 << 24),
         ("max_positions", "positions", model.max_positions, 1 << 26),
     ] {
         limit(key, what, value.into(), largest)?;
     }
-    let width = u64::from(model.heads) * u64::from(model.head_dim);
-    limit("heads", "elements in all heads together", width, 1 << 20)
+    let (key, value) = model.head_dims();
+    let width = u64::from(model.heads) * u64::from(key.max(value));
+    limit("heads", "elements in all heads together", width, 1 << 20)?;
+    limit("mtp_modules", "modules", model.mtp_modules.into(), 64)?;
+    if let Some(moe) = &model.moe {
+        for (key, what, value, largest) in [
+            ("moe.experts", "experts", moe.experts, 1 << 14),
+            ("moe.expert_hidden", "elements", moe.expert_hidden, 1 << 20),
+            ("moe.shared_hidden", "elements", moe.shared_hidden, 1 << 20),
+        ] {
+            limit(key, what, value.into(), largest)?;
+        }
+        for (key, factor) in
+            [("moe.imbalance", Some(moe.imbalance)), ("moe.capacity_factor", moe.capacity_factor)]
+        {
+            if factor.is_some_and(|factor| factor > f64::from(moe.experts)) {
+                return Err((key, format!("is more than the {} experts", moe.experts)));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Checks how much one rank has to do, before its operations are listed.
@@ -82,8 +113,9 @@ pub(super) fn check_work(scenario: &Scenario, model: &Model, devices: u32) -> Re
         scores.min(u128::from(u64::MAX)) as u64,
         1 << 58,
     )?;
-    let ranks = u64::from(plan.tensor_parallel.max(1))
-        .saturating_mul(u64::from(plan.pipeline_parallel.max(1)));
+    let ranks = [plan.tensor_parallel, plan.context_parallel, plan.pipeline_parallel]
+        .iter()
+        .fold(1_u64, |ranks, degree| ranks.saturating_mul(u64::from((*degree).max(1))));
     let replicas = (u64::from(devices) / ranks).max(1);
     let micro_batches =
         u64::from(training.global_batch) / (replicas * u64::from(plan.micro_batch.max(1)));
