@@ -123,6 +123,15 @@ impl Document {
         if keys.iter().any(|key| key.is_empty()) {
             return Err(error("has an empty key".into(), None).into());
         }
+        // Dropping a table is recursive; no file of ours is nested half as deep.
+        if keys.len() > 16 {
+            return Err(InputError {
+                origin: "--set".into(),
+                message: format!("a key of {} levels is too deep", keys.len()),
+                ..InputError::default()
+            }
+            .into());
+        }
         let raw = raw.trim();
         let value = toml::from_str::<toml::Table>(&format!("value = {raw}"))
             .ok()

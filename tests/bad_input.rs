@@ -128,9 +128,9 @@ fn zero_where_something_is_needed() {
         ("model.shape.head_dim", "at least 1"),
         ("model.shape.ffn_hidden", "at least 1"),
         ("model.shape.vocab", "at least 1"),
-        ("run.tokens", "above 0"),
-        ("account.lifetime_years", "above 0"),
-        ("account.pue", "at least 1"),
+        ("run.tokens", "between 1 and"),
+        ("account.lifetime_years", "between 0.01 and 1000"),
+        ("account.pue", "between 1 and 10"),
     ] {
         fails(&["run", QUICKSTART, "--set", &format!("{key}=0")], 3, &[key, constraint]);
     }

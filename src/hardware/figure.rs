@@ -61,6 +61,9 @@ pub struct Figure<Q> {
     quantity: PhantomData<Q>,
 }
 
+/// No figure in any unit is larger; results stay finite.
+const LARGEST: f64 = 1e24;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFigure {
@@ -88,6 +91,9 @@ impl<'de, Q: Quantity> Deserialize<'de> for Figure<Q> {
                 ))
             })
         };
+        if [Some(raw.value), raw.low, raw.high].into_iter().flatten().any(|v| v > LARGEST) {
+            return Err(D::Error::custom(format!("a figure above {LARGEST:e} is a slip")));
+        }
         if raw.low.is_some_and(|low| low > raw.value)
             || raw.high.is_some_and(|high| high < raw.value)
         {

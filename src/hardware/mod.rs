@@ -5,6 +5,7 @@
 //! accelerator, node, fabric, stack, price sheet or grid is one file and no code. This module and
 //! [`crate::input`] are the only ones that read those files.
 
+mod check;
 mod figure;
 mod types;
 
@@ -37,10 +38,17 @@ pub trait CatalogueItem: DeserializeOwned {
     fn aliases(&self) -> &[String] {
         &[]
     }
+    /// Checks numbers beyond their types.
+    ///
+    /// # Errors
+    /// A key and what is wrong with it.
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        Ok(())
+    }
 }
 
 macro_rules! catalogue_item {
-    ($type:ident, $folder:literal, $what:literal $(, $aliases:ident)?) => {
+    ($type:ident, $folder:literal, $what:literal $(, $aliases:ident)? $(; $check:path)?) => {
         impl CatalogueItem for $type {
             const FOLDER: &'static str = $folder;
             const WHAT: &'static str = $what;
@@ -53,14 +61,17 @@ macro_rules! catalogue_item {
             $(fn aliases(&self) -> &[String] {
                 &self.$aliases
             })?
+            $(fn check(&self) -> Result<(), check::Problem> {
+                $check(self)
+            })?
         }
     };
 }
 
-catalogue_item!(Accelerator, "accelerators", "accelerator", aliases);
-catalogue_item!(Node, "nodes", "node", aliases);
-catalogue_item!(Fabric, "fabrics", "fabric", aliases);
-catalogue_item!(Stack, "stacks", "software stack", aliases);
+catalogue_item!(Accelerator, "accelerators", "accelerator", aliases; check::accelerator);
+catalogue_item!(Node, "nodes", "node", aliases; check::node);
+catalogue_item!(Fabric, "fabrics", "fabric", aliases; check::fabric);
+catalogue_item!(Stack, "stacks", "software stack", aliases; check::stack);
 catalogue_item!(PriceSheet, "prices", "price sheet");
 catalogue_item!(Grid, "grids", "grid", aliases);
 catalogue_item!(ModelFile, "models", "model", aliases);
@@ -72,6 +83,19 @@ pub struct Entry<T> {
     pub item: T,
     /// Its file, for provenance and for messages.
     pub document: Document,
+}
+
+impl<T: CatalogueItem> Entry<T> {
+    /// Decodes and checks a document.
+    ///
+    /// # Errors
+    /// A key is wrong, a number makes no sense, or a figure names a source the file does not have.
+    pub fn new(document: Document) -> Result<Self> {
+        let item: T = document.decode()?;
+        item.check().map_err(|(key, message)| document.error_at(key, message, None))?;
+        check_sources(&document)?;
+        Ok(Self { item, document })
+    }
 }
 
 /// All entries of one kind, by name.
@@ -207,9 +231,8 @@ fn add<T: CatalogueItem>(shelf: &mut Shelf<T>, documents: &[(String, Document)])
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     for (folder, document) in documents.iter().filter(|(folder, _)| folder == T::FOLDER) {
         debug_assert_eq!(folder, T::FOLDER);
-        let item: T = document.decode()?;
-        check_sources(document)?;
-        let name = item.name().to_lowercase();
+        let entry: Entry<T> = Entry::new(document.clone())?;
+        let name = entry.item.name().to_lowercase();
         if let Some(other) = seen.insert(name.clone(), document.origin().to_owned()) {
             return Err(document.error_at(
                 "name",
@@ -217,7 +240,7 @@ fn add<T: CatalogueItem>(shelf: &mut Shelf<T>, documents: &[(String, Document)])
                 None,
             ));
         }
-        shelf.insert(name, Entry { item, document: document.clone() });
+        shelf.insert(name, entry);
     }
     Ok(())
 }

@@ -16,12 +16,33 @@ const STAGES: u64 = 1024;
 const SEQUENCE: u64 = 1 << 26;
 const TOKENS_PER_MICRO_BATCH: u64 = 1 << 30;
 /// Passes of a layer (or an empty chunk) in one direction, over all stages of one pipeline.
-const LAYER_PASSES: u64 = 4 << 20;
+const LAYER_PASSES: u64 = 1 << 20;
 
 fn limit(key: &'static str, what: &str, value: u64, largest: u64) -> Result<(), TooLarge> {
     if value > largest {
         let message = format!("{value} {what}; at most {largest} can be simulated");
         return Err((key, message));
+    }
+    Ok(())
+}
+
+/// Checks the numbers that are no counts, so that no result is infinite.
+pub(super) fn check_numbers(scenario: &Scenario) -> Result<(), TooLarge> {
+    let account = &scenario.account;
+    for (key, value, range) in [
+        ("run.tokens", scenario.run.tokens, 1.0..=1e24),
+        ("software.bucket_mb", scenario.software.bucket_mb, 0.0..=1e9),
+        ("account.usd_per_device_hour", account.usd_per_device_hour, 0.0..=1e6),
+        ("account.grid_g_per_kwh", account.grid_g_per_kwh, 0.0..=1e5),
+        ("account.pue", account.pue, 1.0..=10.0),
+        ("account.lifetime_years", Some(account.lifetime_years), 0.01..=1000.0),
+    ] {
+        if let Some(value) = value
+            && !range.contains(&value)
+        {
+            let message = format!("{value} is not between {} and {}", range.start(), range.end());
+            return Err((key, message));
+        }
     }
     Ok(())
 }

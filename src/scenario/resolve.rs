@@ -214,19 +214,7 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         Some(name) => Some(catalogue.grid(name).map_err(|e| place("account.grid", e))?),
         None => catalogue.grid(DEFAULT_GRID).ok(),
     };
-    if accounts.pue.is_some_and(|pue| pue < 1.0) {
-        return Err(at(
-            "account.pue",
-            "facility energy cannot be below IT energy (at least 1)",
-            None,
-        ));
-    }
-    if accounts.lifetime_years == 0.0 {
-        return Err(at("account.lifetime_years", "must be above 0", None));
-    }
-    if scenario.run.tokens == Some(0.0) {
-        return Err(at("run.tokens", "must be above 0", None));
-    }
+    limits::check_numbers(&scenario).map_err(|(key, message)| at(key, &message, None))?;
     Ok(Setup {
         attention: software.attention.unwrap_or(stack.attention),
         account: Account { prices, grid, grid_chosen: accounts.grid.is_some() },

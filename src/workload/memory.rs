@@ -65,13 +65,11 @@ pub fn stage_memory(
 ) -> Memory {
     let units = stage_parameters(model, plan, stage);
     let total: RankParameters = units.values().copied().sum();
-    let largest = units.values().copied().max_by_key(|p| p.dense + p.expert).unwrap_or_default();
-    let second = units
-        .values()
-        .map(|p| p.dense + p.expert)
-        .filter(|size| *size < largest.dense + largest.expert)
-        .max()
-        .unwrap_or(largest.dense + largest.expert);
+    let sizes: Vec<u64> = units.values().map(|p| p.dense + p.expert).collect();
+    let largest = sizes.iter().copied().max().unwrap_or(0) as f64;
+    // Two neighbours exist whole at once: the unit in use and the one gathered ahead.
+    let pair = sizes.windows(2).map(|two| two[0] + two[1]).max();
+    let gathered = pair.map_or(largest, |pair| pair as f64);
     let (sharding, expert) = (plan.sharding, plan.expert_sharding());
     // Bytes of a state of `bytes` per parameter, sharded over the groups of each pool.
     let state = |bytes: f64, dense_group: u32, expert_group: u32| {
@@ -83,14 +81,12 @@ pub fn stage_memory(
     let store = recipe.gradient_store.bytes() as f64;
     let mut gradients = state(store, sharding.gradients, expert.gradients);
     let optimizer = state(OPTIMIZER_BYTES, sharding.optimizer, expert.optimizer);
-    let whole = (largest.dense + largest.expert) as f64;
     if sharding.gathers_parameters() {
-        // The unit in use and the one gathered ahead.
-        weights += (whole + second as f64) * WEIGHT_BYTES;
+        weights += gathered * WEIGHT_BYTES;
     }
     if sharding.gradients > 1 {
         // A whole unit's gradients exist until they are scattered.
-        gradients += whole * recipe.gradient_reduce.bytes() as f64;
+        gradients += largest * recipe.gradient_reduce.bytes() as f64;
     }
 
     // Chunk activation sets in flight, as the schedule orders them.

@@ -154,7 +154,7 @@ impl<R: Read> Reading<R> {
     fn events(&mut self) {
         let mut damaged = false;
         loop {
-            if damaged && !self.to_next_object() {
+            if damaged && !self.skip_to_next_object() {
                 return;
             }
             let at = self.window.offset();
@@ -197,7 +197,7 @@ impl<R: Read> Reading<R> {
 
     /// After damage: moves to the next opening brace, or behind the closing bracket of the events.
     /// False where the events are over.
-    fn to_next_object(&mut self) -> bool {
+    fn skip_to_next_object(&mut self) -> bool {
         loop {
             let Some(at) = memchr::memchr2(b'{', b']', self.window.bytes()) else {
                 self.window.consume(self.window.bytes().len());

@@ -1,0 +1,71 @@
+//! What the numbers of a catalogue entry have to satisfy beyond their types.
+
+use super::types::{Accelerator, Fabric, Node, Stack};
+
+/// A key and what is wrong with it.
+pub(super) type Problem = (&'static str, &'static str);
+
+/// The first key whose number is not above zero.
+fn above_zero<const N: usize>(figures: [(&'static str, f64); N]) -> Result<(), Problem> {
+    match figures.into_iter().find(|(_, value)| *value <= 0.0) {
+        Some((key, _)) => Err((key, "must be above 0")),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn accelerator(item: &Accelerator) -> Result<(), Problem> {
+    let peak = &item.peak;
+    for (key, rate) in [
+        ("peak.bf16", &peak.bf16),
+        ("peak.fp16", &peak.fp16),
+        ("peak.fp8", &peak.fp8),
+        ("peak.fp4", &peak.fp4),
+        ("peak.tf32", &peak.tf32),
+        ("peak.fp32", &peak.fp32),
+    ] {
+        if let Some(rate) = rate {
+            above_zero([(key, rate.value.0)])?;
+        }
+    }
+    above_zero([
+        ("memory.capacity", item.memory.capacity.value.0),
+        ("memory.bandwidth", item.memory.bandwidth.value.0),
+        ("kernels.memory", item.kernels.memory.value.0),
+        ("kernels.attention_head_64", item.kernels.attention_head_64.value.0),
+    ])
+}
+
+pub(super) fn node(item: &Node) -> Result<(), Problem> {
+    above_zero([
+        ("devices", f64::from(item.devices)),
+        ("scale_up.domain", f64::from(item.scale_up.domain)),
+        ("scale_up.bandwidth", item.scale_up.bandwidth.value.0),
+        ("scale_up.achieved", item.scale_up.achieved.value.0),
+        ("nic.count", f64::from(item.nic.count)),
+        ("nic.bandwidth", item.nic.bandwidth.value.0),
+    ])?;
+    for link in &item.scale_up.links {
+        let rate = link.measured.as_ref().unwrap_or(&link.bandwidth);
+        above_zero([("scale_up.links", rate.value.0)])?;
+    }
+    Ok(())
+}
+
+pub(super) fn fabric(item: &Fabric) -> Result<(), Problem> {
+    above_zero([
+        ("link_bandwidth", item.link_bandwidth.value.0),
+        ("achieved", item.achieved.value.0),
+        ("oversubscription", item.oversubscription.value.0),
+    ])?;
+    if item.switch.ports.value.0 < 2.0 {
+        return Err(("switch.ports", "must be at least 2"));
+    }
+    Ok(())
+}
+
+pub(super) fn stack(item: &Stack) -> Result<(), Problem> {
+    above_zero([
+        ("in_training.kernels", item.in_training.kernels.value.0),
+        ("in_training.collectives", item.in_training.collectives.value.0),
+    ])
+}
