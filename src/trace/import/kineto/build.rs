@@ -415,10 +415,10 @@ impl Builder {
     }
 
     fn name(&mut self, raw: Raw<'_>) -> NameId {
-        if !raw.escaped {
-            if let Some(id) = self.trace.names.find(raw.text) {
-                return id;
-            }
+        if !raw.escaped
+            && let Some(id) = self.trace.names.find(raw.text)
+        {
+            return id;
         }
         if let Some(id) = self.rewritten.get(raw.text) {
             return *id;
@@ -554,11 +554,11 @@ impl Builder {
                 ));
             }
         }
-        if header.rank_source == RankSource::Assumed {
-            if let Some(rank) = rank_in_name(&header.source.file) {
-                header.rank = rank;
-                header.rank_source = RankSource::FileName;
-            }
+        if header.rank_source == RankSource::Assumed
+            && let Some(rank) = rank_in_name(&header.source.file)
+        {
+            header.rank = rank;
+            header.rank_source = RankSource::FileName;
         }
         header.clock.resolution_ns = if self.fine { 1 } else { 1000 };
         header.groups = self.groups.into_values().collect();
