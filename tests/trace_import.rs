@@ -334,6 +334,13 @@ fn what_is_no_trace_says_what_it_is() {
             file("e.json", b"[{\"name\": \"x\", \"ph\": \"X\", \"ts\": 1, \"dur\": 1}]"),
             "none of its 1 events",
         ),
+        (
+            file(
+                "g.json",
+                br#"[{"ph": "X", "cat": "cpu_op", "name": "aten::mm", "ts": "1.5", "dur": 1}, {"ph": "s", "cat": "async_npu", "name": "x", "id": "1", "ts": "2"}]"#,
+            ),
+            "Ascend profiler output",
+        ),
         (file("f.sqlite", b"SQLite format 3\0rest"), "SQLite"),
         (folder.path().join("missing.json"), "failed to open"),
     ] {

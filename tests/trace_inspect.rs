@@ -165,7 +165,7 @@ fn tables_and_page_are_complete_and_self_contained() {
         "ampere_sgemm_128x64_nn",
         "all_reduce",
         "20.0",
-        "Critical path: 1.518 ms, 1 hops",
+        "Critical path: 1.518 ms, 1 hop between ranks",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -211,7 +211,7 @@ fn traces_without_device_work_or_with_one_rank_are_inspected_too() {
     assert!(text.contains("No device work was recorded."), "{text}");
     let one = fixture().join("rank-0.json");
     let text = stdout(&["trace", "inspect", one.to_str().unwrap()]);
-    assert!(text.contains("1 of 2 ranks are here"), "{text}");
+    assert!(text.contains("1 of 2 ranks were recorded"), "{text}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::page::{Column, STYLE, Stack, escape, legend, stacks, table};
 use super::table::{about, bandwidth, group_size, kernel_type};
 use super::timeline::{Mark, bands, timeline};
-use super::{microseconds, milliseconds, percent, short_kernel_name, shortened, size};
+use super::{count, microseconds, milliseconds, percent, short_kernel_name, shortened, size};
 use crate::trace::align::common_ns;
 use crate::trace::analysis::{
     KernelType, PathPart, RankReport, Report, TraceReport, Window, WindowKind,
@@ -274,11 +274,11 @@ fn critical_path(text: &mut String, trace: &TraceReport) {
     let _ = writeln!(
         text,
         "<h2>Critical path</h2>\n<p class=\"note\">What the end of the recording was waiting for, \
-         all the way back: {} ms, {} hops between ranks. {} waits between streams are inferred, \
-         because recordings rarely say what a stream waited for.</p>\n<section>",
+         all the way back: {} ms, {} between ranks. {} between streams inferred, because \
+         recordings rarely say what a stream waited for.</p>\n<section>",
         milliseconds(path.span_ns),
-        path.hops,
-        path.inferred_waits
+        count(path.hops, "hop", "hops"),
+        count(path.inferred_waits, "wait", "waits")
     );
     text.push_str(&legend(&[
         ("compute", "compute"),

@@ -89,6 +89,7 @@ pub struct Builder {
     groups: BTreeMap<String, ProcessGroup>,
     left_out: [u64; LEFT_OUT.len()],
     unknown: u64,
+    ascend: bool,
     no_phase: u64,
     unusable: BTreeMap<&'static str, (u64, Vec<u64>)>,
     fine: bool,
@@ -107,6 +108,7 @@ impl Builder {
             groups: BTreeMap::new(),
             left_out: [0; LEFT_OUT.len()],
             unknown: 0,
+            ascend: false,
             no_phase: 0,
             unusable: BTreeMap::new(),
             fine: false,
@@ -203,8 +205,12 @@ impl Builder {
                 return false;
             }
             (b's' | b'f' | b't', Category::Autograd) => return self.flow(fields, at),
+            (_, Category::Ascend) => {
+                self.ascend = true;
+                return true;
+            }
             (b's' | b'f' | b't', _) => {
-                self.left_out[3] += 1;
+                self.unknown += 1;
                 return true;
             }
             (b'C' | b'n' | b'b' | b'e' | b'N' | b'O' | b'D', _) => {
@@ -527,6 +533,10 @@ impl Builder {
 
     /// Settles the rank, or says why there is none.
     pub fn finish(mut self) -> Result<RankTrace, String> {
+        if self.ascend && !self.trace.events.iter().any(|event| event.kind.is_device()) {
+            // Its operators look the same, and its kernels have no category.
+            return Err("is Ascend profiler output, which is not read yet".into());
+        }
         self.drop_strays();
         let header = &mut self.trace.header;
         for (index, (category, why)) in LEFT_OUT.into_iter().enumerate() {
