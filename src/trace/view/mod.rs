@@ -2,6 +2,7 @@
 
 mod html;
 mod page;
+mod sections;
 mod table;
 mod timeline;
 

@@ -7,6 +7,8 @@
 
 mod build;
 mod fields;
+mod metadata;
+mod text;
 
 use std::io::Read;
 
