@@ -135,7 +135,7 @@ fn trust(trace: &TraceReport, ranks: &[&RankReport], found: &mut Vec<String>) {
         && ranks.len() < world as usize
     {
         found.push(format!(
-            "{} of {world} ranks are here: waiting in collectives cannot be told from transfer \
+            "{} of {world} ranks were recorded: waiting in collectives cannot be told from transfer \
                  where a member is missing.",
             ranks.len()
         ));
