@@ -13,4 +13,5 @@ pub mod report;
 pub mod scenario;
 pub mod timing;
 pub mod units;
+pub mod validate;
 pub mod workload;

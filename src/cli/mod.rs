@@ -7,6 +7,7 @@ mod completions;
 mod hw;
 mod run;
 mod schema;
+mod validate;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ enum Command {
     Run(run::RunArgs),
     /// Show the hardware catalogue with the provenance of every figure.
     Hw(hw::HwArgs),
+    /// Compare predictions with published measurements.
+    Validate(validate::ValidateArgs),
     /// Print the JSON Schema of an input or output file.
     Schema(schema::SchemaArgs),
     /// Print shell completions.
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&args, &context, &mut out),
         Command::Hw(args) => hw::run(&args, &context, &mut out),
+        Command::Validate(args) => validate::run_validate(&args, &context, &mut out),
         Command::Schema(args) => schema::run(&args, &mut out),
         Command::Completions(args) => completions::run(&args, &mut out),
     };
