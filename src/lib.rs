@@ -12,6 +12,7 @@ pub mod replay;
 pub mod report;
 pub mod scenario;
 pub mod timing;
+pub mod trace;
 pub mod units;
 pub mod validate;
 pub mod workload;

@@ -417,6 +417,8 @@ pub struct Overlap {
     pub tensor_backward: bool,
     /// Pipeline sends and receives beside compute.
     pub pipeline: bool,
+    /// Keys and values of context parallelism beside the attention kernel (ring attention).
+    pub context: bool,
 }
 
 /// What the host spends per operation, micro-batch and step.

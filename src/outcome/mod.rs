@@ -53,14 +53,18 @@ pub fn layer_context<'a>(setup: &'a Setup<'_>) -> LayerContext<'a> {
     LayerContext {
         model: &setup.model,
         batch: setup.plan.micro_batch,
-        sequence: setup.scenario.training.sequence_length / setup.plan.context,
+        sequence: setup.scenario.training.sequence_length,
         tensor: setup.plan.tensor,
+        context: setup.plan.context,
+        expert: setup.plan.expert,
+        expert_tensor: setup.plan.expert_tensor,
         sequence_parallel: setup.plan.sequence_parallel,
         precision: setup.scenario.training.precision,
         attention: setup.attention,
         fusion: &setup.recipe.fusion,
         recompute: setup.plan.recompute,
         overlap_tensor: setup.recipe.overlap.tensor_backward,
+        overlap_context: setup.recipe.overlap.context,
     }
 }
 
@@ -273,16 +277,11 @@ pub fn peak_memory(setup: &Setup<'_>) -> (u32, Memory) {
 /// FLOPs of repeated forward work, in the convention of the model FLOPs.
 fn recomputed_flops(setup: &Setup<'_>, tokens: f64) -> f64 {
     let sequence = setup.scenario.training.sequence_length;
-    let model = &setup.model;
-    let head = 2.0 * f64::from(model.hidden) * f64::from(model.vocab) * tokens;
-    let forward = model.step_flops(tokens, sequence) / 3.0;
+    let (matrices, attention, _) = setup.model.forward_flops(sequence);
     match setup.plan.recompute {
         Recompute::None => 0.0,
-        Recompute::Full => forward - head,
-        Recompute::Selective => {
-            let width = f64::from(model.heads) * f64::from(model.head_dim);
-            4.0 * f64::from(model.layers) * width * f64::from(sequence) * tokens
-        }
+        Recompute::Full => (matrices + attention) * tokens,
+        Recompute::Selective => attention * tokens,
     }
 }
 
@@ -300,6 +299,9 @@ fn plan_info(setup: &Setup<'_>) -> PlanInfo {
     PlanInfo {
         devices: setup.devices,
         tensor_parallel: plan.tensor,
+        context_parallel: plan.context,
+        expert_parallel: plan.expert,
+        expert_tensor_parallel: plan.expert_tensor,
         pipeline_parallel: plan.pipeline,
         data_parallel: plan.data,
         virtual_stages: plan.chunks,

@@ -82,6 +82,12 @@ pub struct PlanInfo {
     pub devices: u32,
     /// Tensor-parallel size.
     pub tensor_parallel: u32,
+    /// Context-parallel size.
+    pub context_parallel: u32,
+    /// Expert-parallel size.
+    pub expert_parallel: u32,
+    /// Tensor-parallel size inside an expert.
+    pub expert_tensor_parallel: u32,
     /// Pipeline stages.
     pub pipeline_parallel: u32,
     /// Data-parallel size.

@@ -89,32 +89,6 @@ impl Mesh {
                 .map(members),
         )
     }
-
-    /// The groups of [`Self::groups`] cut into runs of `size` consecutive members: shard groups.
-    #[must_use]
-    pub fn inner_groups(&self, axes: &[Axis], size: u32) -> Groups {
-        Groups::new(
-            self.groups(axes)
-                .iter()
-                .flat_map(|group| group.chunks(size as usize).map(<[u32]>::to_vec))
-                .collect::<Vec<_>>(),
-        )
-    }
-
-    /// The members with the same place in each run of `size`: the replicas of a shard.
-    #[must_use]
-    pub fn outer_groups(&self, axes: &[Axis], size: u32) -> Groups {
-        let size = size as usize;
-        Groups::new(
-            self.groups(axes)
-                .iter()
-                .flat_map(|group| {
-                    (0..size.min(group.len()))
-                        .map(|i| group.iter().copied().skip(i).step_by(size).collect::<Vec<_>>())
-                })
-                .collect::<Vec<_>>(),
-        )
-    }
 }
 
 #[cfg(test)]
@@ -136,8 +110,8 @@ mod tests {
         for groups in [
             mesh.groups(&[Axis::Tensor]),
             mesh.groups(&[Axis::Context, Axis::Data]),
-            mesh.inner_groups(&[Axis::Data], 2),
-            mesh.outer_groups(&[Axis::Data], 2),
+            mesh.groups(&[Axis::Data]).runs(2),
+            mesh.groups(&[Axis::Data]).across_runs(2),
         ] {
             let mut all: Vec<u32> = groups.iter().flatten().copied().collect();
             all.sort_unstable();
@@ -150,8 +124,8 @@ mod tests {
         let mesh = mesh();
         assert_eq!(mesh.groups(&[Axis::Tensor]).get(0), &[0, 1]);
         assert_eq!(mesh.groups(&[Axis::Data]).get(0), &[0, 2, 4, 6]);
-        assert_eq!(mesh.inner_groups(&[Axis::Data], 2).get(0), &[0, 2]);
-        assert_eq!(mesh.outer_groups(&[Axis::Data], 2).get(0), &[0, 4]);
+        assert_eq!(mesh.groups(&[Axis::Data]).runs(2).get(0), &[0, 2]);
+        assert_eq!(mesh.groups(&[Axis::Data]).across_runs(2).get(0), &[0, 4]);
         assert_eq!(mesh.along(5, Axis::Pipeline, 2), 21);
         assert_eq!(mesh.coordinate(21, Axis::Pipeline), 2);
     }

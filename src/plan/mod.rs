@@ -51,6 +51,10 @@ pub struct PlanRequest {
     pub tensor: u32,
     /// Context-parallel size.
     pub context: u32,
+    /// Expert-parallel size; experts are spread over data-parallel ranks.
+    pub expert: u32,
+    /// Tensor-parallel size inside an expert: 1 or `tensor`; `tensor` if open.
+    pub expert_tensor: Option<u32>,
     /// Pipeline stages.
     pub pipeline: u32,
     /// Data-parallel size; what is left of the devices if open.
@@ -71,14 +75,20 @@ pub struct PlanRequest {
     pub recompute: Recompute,
     /// Layers per virtual stage, in order; even if open.
     pub layers_per_stage: Option<Vec<u32>>,
+    /// The embedding counts as a layer of the first stage when layers are spread evenly.
+    pub embedding_as_layer: bool,
+    /// The output projection counts as a layer of the last stage.
+    pub head_as_layer: bool,
     /// Order of the mesh, fastest first.
     pub order: [Axis; 4],
+    /// Tokens per sequence.
+    pub sequence: u32,
+    /// Routed experts of the model; 0 for a dense model.
+    pub experts: u32,
     /// Layers of the model.
     pub layers: u32,
     /// Attention heads of the model.
     pub heads: u32,
-    /// Key/value heads of the model.
-    pub kv_heads: u32,
 }
 
 /// A plan that multiplies out.
@@ -90,6 +100,10 @@ pub struct Plan {
     pub tensor: u32,
     /// Context-parallel size.
     pub context: u32,
+    /// Expert-parallel size.
+    pub expert: u32,
+    /// Tensor-parallel size inside an expert.
+    pub expert_tensor: u32,
     /// Pipeline stages.
     pub pipeline: u32,
     /// Data-parallel size.
@@ -129,6 +143,8 @@ impl Plan {
         for (key, value) in [
             ("tensor_parallel", r.tensor),
             ("context_parallel", r.context),
+            ("expert_parallel", r.expert),
+            ("expert_tensor_parallel", r.expert_tensor.unwrap_or(1)),
             ("pipeline_parallel", r.pipeline),
             ("virtual_stages", r.chunks),
             ("micro_batch", r.micro_batch),
@@ -144,6 +160,13 @@ impl Plan {
                 "tensor_parallel",
                 format!("{} attention heads are not divisible by {} ranks", r.heads, r.tensor),
                 Some(format!("tensor_parallel = {}", nearest_divisor(r.heads, r.tensor))),
+            ));
+        }
+        if !r.sequence.is_multiple_of(r.context) {
+            return Err(fail(
+                "context_parallel",
+                format!("sequences of {} are not divisible by {} ranks", r.sequence, r.context),
+                Some(format!("context_parallel = {}", nearest_divisor(r.sequence, r.context))),
             ));
         }
         let model_ranks = r.tensor.saturating_mul(r.context).saturating_mul(r.pipeline);
@@ -265,19 +288,26 @@ impl Plan {
                 }
                 list.clone()
             }
-            None if r.layers.is_multiple_of(virtual_stages) => {
-                vec![r.layers / virtual_stages; virtual_stages as usize]
-            }
             None => {
-                let even = spread(r.layers, virtual_stages);
-                return Err(fail(
-                    "pipeline_parallel",
-                    format!(
-                        "{} layers are not divisible by {} stages x {chunks} chunks",
-                        r.layers, r.pipeline
-                    ),
-                    Some(format!("layers_per_stage = {even:?} (an uneven split)")),
-                ));
+                let (first, last) = (u32::from(r.embedding_as_layer), u32::from(r.head_as_layer));
+                let counted = r.layers + first + last;
+                let each = counted / virtual_stages;
+                if !counted.is_multiple_of(virtual_stages) || each <= first.max(last) {
+                    let even = spread(r.layers, virtual_stages);
+                    return Err(fail(
+                        "pipeline_parallel",
+                        format!(
+                            "{counted} layers{} are not divisible by {} stages x {chunks} chunks",
+                            if counted > r.layers { " (with embedding and head)" } else { "" },
+                            r.pipeline
+                        ),
+                        Some(format!("layers_per_stage = {even:?} (an uneven split)")),
+                    ));
+                }
+                let mut list = vec![each; virtual_stages as usize];
+                list[0] -= first;
+                list[virtual_stages as usize - 1] -= last;
+                list
             }
         };
         if r.sequence_parallel && r.tensor == 1 {
@@ -319,6 +349,38 @@ impl Plan {
                 Some("equal sizes, or each a multiple of the one before".into()),
             ));
         }
+        let expert_tensor = r.expert_tensor.unwrap_or(r.tensor);
+        if expert_tensor != 1 && expert_tensor != r.tensor {
+            return Err(fail(
+                "expert_tensor_parallel",
+                format!("{expert_tensor} is neither 1 nor tensor_parallel = {}", r.tensor),
+                Some("expert_tensor_parallel = 1".into()),
+            ));
+        }
+        if r.expert > 1 {
+            if r.experts == 0 {
+                return Err(fail(
+                    "expert_parallel",
+                    "the model has no experts".into(),
+                    Some("expert_parallel = 1".into()),
+                ));
+            }
+            if !r.experts.is_multiple_of(r.expert) {
+                return Err(fail(
+                    "expert_parallel",
+                    format!("{} experts are not divisible by {} ranks", r.experts, r.expert),
+                    Some(format!("expert_parallel = {}", nearest_divisor(r.experts, r.expert))),
+                ));
+            }
+            let room = r.tensor / expert_tensor * r.context * data;
+            if !room.is_multiple_of(r.expert) {
+                return Err(fail(
+                    "expert_parallel",
+                    format!("{} expert ranks do not divide the {room} ranks of a stage", r.expert),
+                    Some(format!("expert_parallel = {}", nearest_divisor(room, r.expert))),
+                ));
+            }
+        }
         let mesh = Mesh::new(r.order, |axis| match axis {
             Axis::Tensor => r.tensor,
             Axis::Context => r.context,
@@ -329,6 +391,8 @@ impl Plan {
             mesh,
             tensor: r.tensor,
             context: r.context,
+            expert: r.expert,
+            expert_tensor,
             pipeline: r.pipeline,
             data,
             chunks,
@@ -347,6 +411,41 @@ impl Plan {
     #[must_use]
     pub fn replicas(&self) -> u32 {
         self.data * self.context
+    }
+
+    /// Axes over which experts are spread and replicated, first varying fastest.
+    #[must_use]
+    pub fn expert_axes(&self) -> &'static [Axis] {
+        if self.expert_tensor == self.tensor {
+            &[Axis::Context, Axis::Data]
+        } else {
+            &[Axis::Tensor, Axis::Context, Axis::Data]
+        }
+    }
+
+    /// Ranks that hold the same part of the same experts.
+    #[must_use]
+    pub fn expert_replicas(&self) -> u32 {
+        self.tensor / self.expert_tensor * self.replicas() / self.expert
+    }
+
+    /// Shard groups of expert parameters: the same share of their replicas as for the others.
+    #[must_use]
+    pub fn expert_sharding(&self) -> Sharding {
+        let replicas = self.expert_replicas();
+        let scale = |size: u32| {
+            if size == 1 {
+                return 1;
+            }
+            let wanted =
+                (u64::from(size) * u64::from(replicas) / u64::from(self.replicas())) as u32;
+            (1..=wanted.max(1)).rev().find(|d| replicas.is_multiple_of(*d)).unwrap_or(1)
+        };
+        Sharding {
+            parameters: scale(self.sharding.parameters),
+            gradients: scale(self.sharding.gradients),
+            optimizer: scale(self.sharding.optimizer),
+        }
     }
 
     /// Layers of a device's chunk.

@@ -64,6 +64,22 @@ impl Groups {
         &self.members[self.starts[index] as usize..self.starts[index + 1] as usize]
     }
 
+    /// The groups cut into runs of `size` consecutive members.
+    #[must_use]
+    pub fn runs(&self, size: u32) -> Self {
+        Self::new(self.iter().flat_map(|g| g.chunks(size.max(1) as usize)).map(<[u32]>::to_vec))
+    }
+
+    /// The members with the same place in each run of `size`.
+    #[must_use]
+    pub fn across_runs(&self, size: u32) -> Self {
+        let size = size.max(1) as usize;
+        Self::new(self.iter().flat_map(|group| {
+            (0..size.min(group.len()))
+                .map(move |i| group.iter().copied().skip(i).step_by(size).collect::<Vec<_>>())
+        }))
+    }
+
     /// All groups.
     pub fn iter(&self) -> impl Iterator<Item = &[u32]> {
         (0..self.len()).map(|i| self.get(i))

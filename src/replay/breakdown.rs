@@ -266,10 +266,16 @@ impl Walk<'_> {
                         accounts.put(Category::of_waiting(dimension, stages), to - ready);
                         (to, node) = (ready, by);
                     }
-                    // A kernel on another compute or copy lane.
+                    // A kernel beside the compute lane: one that prepares a message counts as the
+                    // communication it serves, a copy as idle time.
                     _ => {
                         let start = self.start(i).max(from).min(to);
-                        accounts.put(Category::Idle, to - start);
+                        let lane = template.lanes[template.ops[i].lane.index()].1;
+                        let account = match lane {
+                            LaneKind::Communication => Category::Data,
+                            _ => Category::Idle,
+                        };
+                        accounts.put(account, to - start);
                         let (ready, by) = self.ready(i);
                         let ready = ready.max(from).min(start);
                         accounts.put(Category::Idle, start - ready);

@@ -75,10 +75,18 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
     let _ = writeln!(t, "  {} ({})", setup.stack.title, setup.stack.version);
     let _ = writeln!(
         t,
-        "  tensor {} x pipeline {} x data {}; {} micro-batches of {}{}; recompute {}{}",
+        "  tensor {}{} x pipeline {} x data {}{}; {} micro-batches of {}{}; recompute {}{}",
         plan.tensor_parallel,
+        match plan.context_parallel {
+            1 => String::new(),
+            size => format!(" x context {size}"),
+        },
         plan.pipeline_parallel,
         plan.data_parallel,
+        match plan.expert_parallel {
+            1 => String::new(),
+            size => format!(" (expert {size})"),
+        },
         plan.micro_batches,
         plan.micro_batch,
         if plan.virtual_stages > 1 {

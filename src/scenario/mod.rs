@@ -120,6 +120,9 @@ pub struct SoftwareTable {
     /// Pipeline sends and receives run beside compute.
     #[serde(default)]
     pub overlap_pipeline: Option<bool>,
+    /// Keys and values of context parallelism travel beside the attention kernel.
+    #[serde(default)]
+    pub overlap_context: Option<bool>,
     /// Largest overlapped gradient message in MB.
     #[serde(default)]
     pub bucket_mb: Option<f64>,
@@ -148,7 +151,13 @@ pub struct PlanTable {
     pub tensor_parallel: u32,
     /// Pipeline stages.
     pub pipeline_parallel: u32,
-    /// Replicas; devices over the other degrees if absent.
+    /// Ranks that share each sequence.
+    pub context_parallel: u32,
+    /// Data-parallel ranks over which the experts of a layer are spread.
+    pub expert_parallel: u32,
+    /// Ranks that share each expert's matrices: 1 or `tensor_parallel` (the default).
+    pub expert_tensor_parallel: Option<u32>,
+    /// Replicas, expert-parallel ranks included; devices over the other degrees if absent.
     pub data_parallel: Option<u32>,
     /// Chunks of layers per pipeline device.
     pub virtual_stages: u32,
@@ -172,6 +181,14 @@ pub struct PlanTable {
     pub recompute: Recompute,
     /// Layers of each virtual stage, in order; even if absent.
     pub layers_per_stage: Option<Vec<u32>>,
+    /// The embedding counts as a layer of the first stage when layers are spread.
+    pub embedding_as_layer: bool,
+    /// The output projection counts as a layer of the last stage.
+    pub head_as_layer: bool,
+    /// Bits of a parameter on the wire when sharded parameters are gathered (16, 8 or 4).
+    pub gather_bits: Option<u32>,
+    /// Bits of a gradient on the wire when it is quantised for the reduction (16, 8 or 4).
+    pub reduce_bits: Option<u32>,
     /// Mesh order, fastest first (default tensor, context, data, pipeline).
     pub rank_order: Option<[Axis; 4]>,
 }
@@ -181,6 +198,9 @@ impl Default for PlanTable {
         Self {
             tensor_parallel: 1,
             pipeline_parallel: 1,
+            context_parallel: 1,
+            expert_parallel: 1,
+            expert_tensor_parallel: None,
             data_parallel: None,
             virtual_stages: 1,
             schedule: None,
@@ -193,6 +213,10 @@ impl Default for PlanTable {
             optimizer_shard: None,
             recompute: Recompute::None,
             layers_per_stage: None,
+            embedding_as_layer: false,
+            head_as_layer: false,
+            gather_bits: None,
+            reduce_bits: None,
             rank_order: None,
         }
     }

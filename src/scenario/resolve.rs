@@ -125,7 +125,9 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
     let request = PlanRequest {
         devices,
         tensor: table.tensor_parallel,
-        context: 1,
+        context: table.context_parallel,
+        expert: table.expert_parallel,
+        expert_tensor: table.expert_tensor_parallel,
         pipeline: table.pipeline_parallel,
         data: table.data_parallel,
         chunks: table.virtual_stages,
@@ -143,7 +145,10 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         order: table.rank_order.unwrap_or(DEFAULT_ORDER),
         layers: model.layers,
         heads: model.heads,
-        kv_heads: model.kv_heads,
+        experts: model.moe.map_or(0, |moe| moe.experts),
+        sequence,
+        embedding_as_layer: table.embedding_as_layer,
+        head_as_layer: table.head_as_layer,
     };
     let mut axes = request.order.to_vec();
     axes.sort_unstable();
@@ -161,6 +166,7 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         (&mut overlap.parameter_gather, software.overlap_parameter_gather),
         (&mut overlap.tensor_backward, software.overlap_tensor),
         (&mut overlap.pipeline, software.overlap_pipeline),
+        (&mut overlap.context, software.overlap_context),
     ] {
         *switch = over.unwrap_or(*switch);
     }
@@ -171,7 +177,14 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         bucket: bucket as u64,
         gradient_reduce: stack.gradient_reduce,
         gradient_store: stack.gradient_store,
+        gather_bits: table.gather_bits.unwrap_or(16),
+        reduce_bits: table.reduce_bits.filter(|bits| *bits < 16),
     };
+    for (key, bits) in [("gather_bits", table.gather_bits), ("reduce_bits", table.reduce_bits)] {
+        if bits.is_some_and(|bits| ![4, 8, 16].contains(&bits)) {
+            return Err(at(&format!("plan.{key}"), "must be 16, 8 or 4", None));
+        }
+    }
 
     let accounts = &scenario.account;
     let prices = match &accounts.prices {

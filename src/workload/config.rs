@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::hardware::Sources;
 
+use super::model::Model;
+
 /// Feed-forward block of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -99,6 +101,69 @@ pub struct ModelShape {
     pub tied_embeddings: Option<bool>,
     /// Linear layers have biases.
     pub bias: Option<bool>,
+    /// Attention and feed-forward block work side by side on the same input.
+    pub parallel_block: Option<bool>,
+    /// Tokens that a query sees with sliding-window attention; all if absent.
+    pub window: Option<u32>,
+    /// The window holds in every n-th layer only (default 1: in all).
+    pub window_every: Option<u32>,
+    /// Multi-token-prediction modules after the last layer.
+    pub mtp_modules: Option<u32>,
+    /// Mixture of experts; dense if absent.
+    pub moe: Option<MoeShape>,
+    /// Multi-head latent attention; ordinary heads if absent.
+    pub mla: Option<MlaShape>,
+}
+
+/// Mixture of experts in the feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoeShape {
+    /// Routed experts per layer.
+    pub experts: u32,
+    /// Experts that a token is sent to.
+    pub top_k: u32,
+    /// Width of one expert.
+    pub expert_hidden: u32,
+    /// Width of the expert that every token passes (all shared experts together); 0 for none.
+    #[serde(default)]
+    pub shared_hidden: u32,
+    /// Leading layers that are dense.
+    #[serde(default)]
+    pub dense_layers: u32,
+    /// Experts in every n-th layer only, the others dense (default 1: in all).
+    #[serde(default = "one")]
+    pub every: u32,
+    /// Tokens an expert takes, over the mean; absent: dropless, every token is served and the host
+    /// waits for the counts.
+    #[serde(default)]
+    pub capacity_factor: Option<f64>,
+    /// Tokens of the busiest rank over the mean; 1 is balanced routing.
+    #[serde(default = "balanced")]
+    pub imbalance: f64,
+}
+
+fn one() -> u32 {
+    1
+}
+fn balanced() -> f64 {
+    1.0
+}
+
+/// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MlaShape {
+    /// Width of the compressed queries; 0 where queries are not compressed.
+    pub query_rank: u32,
+    /// Width of the compressed keys and values.
+    pub kv_rank: u32,
+    /// Rotated part of a query/key head.
+    pub rope_dim: u32,
+    /// Unrotated part of a query/key head.
+    pub nope_dim: u32,
+    /// Size of a value head.
+    pub value_dim: u32,
 }
 
 impl ModelShape {
@@ -119,6 +184,12 @@ impl ModelShape {
             norm: over.norm.or(self.norm),
             tied_embeddings: over.tied_embeddings.or(self.tied_embeddings),
             bias: over.bias.or(self.bias),
+            parallel_block: over.parallel_block.or(self.parallel_block),
+            window: over.window.or(self.window),
+            window_every: over.window_every.or(self.window_every),
+            mtp_modules: over.mtp_modules.or(self.mtp_modules),
+            moe: over.moe.or(self.moe),
+            mla: over.mla.or(self.mla),
         }
     }
 
@@ -156,6 +227,40 @@ impl ModelShape {
                 format!("{heads} heads are not divisible by {kv_heads} key/value heads"),
             ));
         }
+        if self.window == Some(0) {
+            return Err(("window", "must be at least 1".into()));
+        }
+        if let Some(moe) = &self.moe {
+            for (key, value) in [
+                ("moe.experts", moe.experts),
+                ("moe.top_k", moe.top_k),
+                ("moe.expert_hidden", moe.expert_hidden),
+                ("moe.every", moe.every),
+            ] {
+                need(Some(value), key)?;
+            }
+            if moe.top_k > moe.experts {
+                return Err((
+                    "moe.top_k",
+                    format!("{} is more than the {} experts", moe.top_k, moe.experts),
+                ));
+            }
+            if moe.imbalance < 1.0 {
+                return Err(("moe.imbalance", "is the maximum over the mean: at least 1".into()));
+            }
+            if moe.capacity_factor.is_some_and(|factor| factor == 0.0) {
+                return Err(("moe.capacity_factor", "must be above 0".into()));
+            }
+        }
+        if let Some(mla) = &self.mla {
+            for (key, value) in [
+                ("mla.kv_rank", mla.kv_rank),
+                ("mla.nope_dim", mla.nope_dim),
+                ("mla.value_dim", mla.value_dim),
+            ] {
+                need(Some(value), key)?;
+            }
+        }
         let mlp = self.mlp.ok_or(("mlp", "is missing".to_owned()))?;
         let positions = self.positions.unwrap_or(Positions::Rotary);
         Ok(Model {
@@ -172,124 +277,12 @@ impl ModelShape {
             norm: self.norm.unwrap_or(Norm::Rmsnorm),
             tied_embeddings: self.tied_embeddings.unwrap_or(false),
             bias: self.bias.unwrap_or(false),
+            parallel_block: self.parallel_block.unwrap_or(false),
+            window: self.window,
+            window_every: need(Some(self.window_every.unwrap_or(1)), "window_every")?,
+            mtp_modules: self.mtp_modules.unwrap_or(0),
+            moe: self.moe,
+            mla: self.mla,
         })
-    }
-}
-
-/// A complete model shape.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Model {
-    /// Number of layers.
-    pub layers: u32,
-    /// Width of the residual stream.
-    pub hidden: u32,
-    /// Query heads.
-    pub heads: u32,
-    /// Key/value heads.
-    pub kv_heads: u32,
-    /// Size of a head.
-    pub head_dim: u32,
-    /// Width of the feed-forward block.
-    pub ffn_hidden: u32,
-    /// Vocabulary size.
-    pub vocab: u32,
-    /// Feed-forward block.
-    pub mlp: Mlp,
-    /// Positions.
-    pub positions: Positions,
-    /// Rows of a learned position table.
-    pub max_positions: u32,
-    /// Normalisation.
-    pub norm: Norm,
-    /// Input and output embedding are one matrix.
-    pub tied_embeddings: bool,
-    /// Linear layers have biases.
-    pub bias: bool,
-}
-
-impl Model {
-    /// Parameters of one norm.
-    fn norm_parameters(&self) -> u64 {
-        let h = u64::from(self.hidden);
-        if self.norm == Norm::Layernorm { 2 * h } else { h }
-    }
-
-    /// Parameters of one layer's matrices and biases that tensor parallelism divides, and of those
-    /// it replicates (norms, biases of row-parallel layers).
-    #[must_use]
-    pub fn layer_parameters(&self) -> (u64, u64) {
-        let h = u64::from(self.hidden);
-        let q = u64::from(self.heads) * u64::from(self.head_dim);
-        let kv = u64::from(self.kv_heads) * u64::from(self.head_dim);
-        let f = u64::from(self.ffn_hidden);
-        let up = if self.mlp.gated() { 2 * f } else { f };
-        let bias = u64::from(self.bias);
-        let divided = h * (q + 2 * kv) + q * h + h * up + f * h + bias * (q + 2 * kv + up);
-        let replicated = 2 * self.norm_parameters() + bias * 2 * h;
-        (divided, replicated)
-    }
-
-    /// Parameters of the token embedding (also of an untied output projection).
-    #[must_use]
-    pub fn vocabulary_parameters(&self) -> u64 {
-        u64::from(self.vocab) * u64::from(self.hidden)
-    }
-
-    /// Parameters of a learned position table.
-    #[must_use]
-    pub fn position_parameters(&self) -> u64 {
-        if self.positions == Positions::Learned {
-            u64::from(self.max_positions) * u64::from(self.hidden)
-        } else {
-            0
-        }
-    }
-
-    /// All parameters.
-    #[must_use]
-    pub fn parameters(&self) -> u64 {
-        let (divided, replicated) = self.layer_parameters();
-        u64::from(self.layers) * (divided + replicated)
-            + self.vocabulary_parameters() * if self.tied_embeddings { 1 } else { 2 }
-            + self.position_parameters()
-            + self.norm_parameters()
-    }
-
-    /// Parameters that one rank of a pipeline stage holds, before sharding over data-parallel
-    /// ranks: layers, and embedding and head where the stage has them.
-    #[must_use]
-    pub fn rank_parameters(&self, layers: u32, tensor: u32, first: bool, last: bool) -> u64 {
-        let t = u64::from(tensor);
-        let (divided, replicated) = self.layer_parameters();
-        let vocabulary = self.vocabulary_parameters().div_ceil(t);
-        let mut count = u64::from(layers) * (divided.div_ceil(t) + replicated);
-        if first {
-            count += vocabulary + self.position_parameters();
-        }
-        if last {
-            count += self.norm_parameters();
-            // A tied matrix has a second copy where first and last stage are different ranks.
-            if !self.tied_embeddings || !first {
-                count += vocabulary;
-            }
-        }
-        count
-    }
-
-    /// Model FLOPs of one training step on `tokens` tokens in sequences of `sequence`: three times
-    /// the forward pass, attention counted without causal savings, recomputation not counted
-    /// (Chowdhery et al. 2022, PaLM, appendix B).
-    #[must_use]
-    pub fn step_flops(&self, tokens: f64, sequence: u32) -> f64 {
-        let h = f64::from(self.hidden);
-        let q = f64::from(self.heads) * f64::from(self.head_dim);
-        let kv = f64::from(self.kv_heads) * f64::from(self.head_dim);
-        let f = f64::from(self.ffn_hidden);
-        let up = if self.mlp.gated() { 2.0 * f } else { f };
-        let matrices = h * (q + 2.0 * kv) + q * h + h * up + f * h;
-        let attention = 2.0 * q * f64::from(sequence);
-        let forward =
-            2.0 * (f64::from(self.layers) * (matrices + attention) + h * f64::from(self.vocab));
-        3.0 * forward * tokens
     }
 }

@@ -3,11 +3,11 @@
 use serde::Serialize;
 
 use crate::hardware::Stack;
-use crate::plan::{Plan, Recompute};
+use crate::plan::{Pass, Plan};
 
-use super::config::Model;
 use super::layer::LayerContext;
-use super::lower::Recipe;
+use super::lower::{Recipe, stage_parameters};
+use super::model::{Model, RankParameters};
 
 /// Bytes of one device by class, at the peak of the step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -63,52 +63,74 @@ pub fn stage_memory(
     stack: &Stack,
     stage: u32,
 ) -> Memory {
-    let layers: u32 = (0..plan.chunks).map(|chunk| plan.layers_of(stage, chunk)).sum();
-    let (first, last) = (stage == 0, stage == plan.pipeline - 1);
-    let parameters = model.rank_parameters(layers, plan.tensor, first, last) as f64;
-    let sharding = plan.sharding;
-
-    let mut weights = parameters * WEIGHT_BYTES / f64::from(sharding.parameters);
-    let mut gradients =
-        parameters * recipe.gradient_store.bytes() as f64 / f64::from(sharding.gradients);
-    let layer_parameters = model.rank_parameters(1, plan.tensor, false, false) as f64;
-    let ends = model.rank_parameters(0, plan.tensor, first, last) as f64;
-    let largest = layer_parameters.max(ends);
+    let units = stage_parameters(model, plan, stage);
+    let total: RankParameters = units.values().copied().sum();
+    let largest = units.values().copied().max_by_key(|p| p.dense + p.expert).unwrap_or_default();
+    let second = units
+        .values()
+        .map(|p| p.dense + p.expert)
+        .filter(|size| *size < largest.dense + largest.expert)
+        .max()
+        .unwrap_or(largest.dense + largest.expert);
+    let (sharding, expert) = (plan.sharding, plan.expert_sharding());
+    // Bytes of a state of `bytes` per parameter, sharded over the groups of each pool.
+    let state = |bytes: f64, dense_group: u32, expert_group: u32| {
+        bytes
+            * (total.dense as f64 / f64::from(dense_group)
+                + total.expert as f64 / f64::from(expert_group))
+    };
+    let mut weights = state(WEIGHT_BYTES, sharding.parameters, expert.parameters);
+    let store = recipe.gradient_store.bytes() as f64;
+    let mut gradients = state(store, sharding.gradients, expert.gradients);
+    let optimizer = state(OPTIMIZER_BYTES, sharding.optimizer, expert.optimizer);
+    let whole = (largest.dense + largest.expert) as f64;
     if sharding.gathers_parameters() {
         // The unit in use and the one gathered ahead.
-        weights += (largest + layer_parameters) * WEIGHT_BYTES;
+        weights += (whole + second as f64) * WEIGHT_BYTES;
     }
     if sharding.gradients > 1 {
         // A whole unit's gradients exist until they are scattered.
-        gradients += largest * recipe.gradient_reduce.bytes() as f64;
+        gradients += whole * recipe.gradient_reduce.bytes() as f64;
     }
-    let optimizer = parameters * OPTIMIZER_BYTES / f64::from(sharding.optimizer);
 
     // Chunk activation sets in flight, as the schedule orders them.
-    let saved = layer.saved_bytes() as f64;
+    let kinds = |chunk: u32| {
+        let first = plan.first_layer_of(stage, chunk);
+        (first..first + plan.layers_of(stage, chunk)).map(|index| model.layer_kind(index))
+    };
+    let saved: Vec<f64> = (0..plan.chunks)
+        .map(|chunk| kinds(chunk).map(|kind| layer.saved_bytes(kind) as f64).sum())
+        .collect();
     let mut held = 0.0_f64;
     let mut most = 0.0_f64;
     for action in plan.schedule.actions(stage, plan.pipeline, plan.micro_batches, plan.chunks) {
-        let bytes = saved * f64::from(plan.layers_of(stage, action.chunk));
         match action.pass {
-            crate::plan::Pass::Forward => {
-                held += bytes;
+            Pass::Forward => {
+                held += saved[action.chunk as usize];
                 most = most.max(held);
             }
-            crate::plan::Pass::Backward => held -= bytes,
+            Pass::Backward => held -= saved[action.chunk as usize],
         }
     }
     // The backward of one layer works on its own activations and on two gradients of the stream.
-    let working = match plan.recompute {
-        Recompute::None => 0.0,
-        Recompute::Selective | Recompute::Full => layer.transient_bytes() as f64,
-    } + 2.0 * layer.stream_bytes() as f64;
+    let working =
+        (0..plan.chunks).flat_map(kinds).map(|kind| layer.transient_bytes(kind)).max().unwrap_or(0)
+            as f64
+            + 2.0 * layer.stream_bytes() as f64;
+    let last = stage == plan.pipeline - 1;
     let logits = if last { layer.logits_bytes() as f64 } else { 0.0 };
 
-    let communicators = [plan.tensor > 1, plan.replicas() > 1, plan.pipeline > 1, true]
-        .iter()
-        .filter(|exists| **exists)
-        .count() as f64;
+    let communicators = [
+        plan.tensor > 1,
+        plan.context > 1,
+        plan.expert > 1,
+        plan.replicas() > 1,
+        plan.pipeline > 1,
+        true,
+    ]
+    .iter()
+    .filter(|exists| **exists)
+    .count() as f64;
     let communication = if plan.mesh.world_size() > 1 {
         communicators * stack.memory.communicator.value.0
     } else {

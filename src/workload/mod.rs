@@ -4,8 +4,10 @@ mod config;
 mod layer;
 mod lower;
 mod memory;
+mod model;
 
-pub use config::{Mlp, Model, ModelFile, ModelShape, Norm, Positions};
-pub use layer::{Item, LayerContext};
+pub use config::{MlaShape, Mlp, ModelFile, ModelShape, MoeShape, Norm, Positions};
+pub use layer::{Group, Item, LayerContext};
 pub use lower::{Recipe, lower};
 pub use memory::{Memory, stage_memory};
+pub use model::{LayerKind, Model, Parameters, RankParameters};

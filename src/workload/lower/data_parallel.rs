@@ -1,188 +1,165 @@
 //! Gathers, reductions and refreshes of a stage's parameters over its data-parallel replicas.
+//!
+//! A stage has two pools of parameters: routed experts, which the ranks of an expert group divide,
+//! and everything else. Each pool has its own replicas and shard groups; what happens to them is
+//! the same.
 
 use std::collections::BTreeMap;
 
 use crate::hardware::Overlap;
-use crate::program::{Action, CallId, Collective, FamilyId, OpId, Phase};
+use crate::program::{
+    Action, CallId, Collective, FamilyId, KernelClass, KernelId, OpId, Phase, Work,
+};
 
+use super::super::model::RankParameters;
 use super::stage::StageBuilder;
-use super::{DATA, Lowering};
+use super::{DATA, Lowering, PoolFamilies, stage_parameters};
 
-/// A stretch of parameters that is gathered and reduced as one.
+/// A stretch of parameters that is gathered and reduced as one, in forward order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Unit {
+pub(crate) enum Unit {
+    /// Token and position embedding.
     Embedding,
+    /// Layer of a chunk.
     Layer(u32, u32),
+    /// Final norm and output projection.
     Head,
+    /// Multi-token-prediction module.
+    Prediction(u32),
 }
 
-/// Gathers, reductions and refreshes of a stage's parameters over its replicas.
+/// A collective, and the kernels that quantise its input and restore its output.
+#[derive(Clone, Copy)]
+struct Message {
+    family: FamilyId,
+    call: CallId,
+    quantise: Option<KernelId>,
+    restore: Option<KernelId>,
+}
+
+/// What a stage exchanges with its replicas.
 pub(super) struct DataParallel {
-    parameter_shard: Option<FamilyId>,
-    gradient_shard: Option<FamilyId>,
-    gradient_replicas: Option<FamilyId>,
-    optimizer_shard: Option<FamilyId>,
-    optimizer_replicas: Option<FamilyId>,
-    refresh: Option<FamilyId>,
     overlap: Overlap,
-    /// Gather and scatter calls of each unit, in forward order.
-    units: BTreeMap<Unit, UnitCalls>,
-    /// Whole-stage reduction, where it is not overlapped.
-    rest: Option<ReductionCalls>,
-    /// Reduction of each bucket, by the unit whose backward completes it.
-    buckets: BTreeMap<Unit, ReductionCalls>,
-    /// Refresh of each unit's parameters at the start of the step.
-    refresh_calls: Vec<(Unit, CallId)>,
+    /// Units of the stage in forward order.
+    units: Vec<Unit>,
+    /// Before a unit's passes: sharded parameters.
+    gathers: BTreeMap<Unit, Vec<Message>>,
+    /// After every backward pass of a unit: sharded gradients.
+    scatters: BTreeMap<Unit, Vec<Message>>,
+    /// After the last backward pass of a unit.
+    finals: BTreeMap<Unit, Vec<Message>>,
+    /// After all backward passes: what is not overlapped.
+    rest: Vec<Message>,
+    /// At the start of the step: parameters that other ranks updated.
+    refreshes: BTreeMap<Unit, Vec<Message>>,
     /// Refresh operations that the unit's first forward waits for.
     refreshing: BTreeMap<Unit, OpId>,
     /// Gathers issued ahead of their use.
     gathered: BTreeMap<Unit, OpId>,
-    /// Last kernels of the most recent units: a gather may run ahead by two units.
+    /// Last kernels of the two most recent units: a gather may run ahead by two units.
     history: [Option<OpId>; 2],
-}
-
-#[derive(Clone, Copy)]
-struct UnitCalls {
-    gather: CallId,
-    scatter: CallId,
-    /// Over the replicas of a gradient shard, after the last micro-batch.
-    replica: CallId,
-}
-
-#[derive(Clone, Copy)]
-enum ReductionCalls {
-    /// Reduce-scatter over the optimizer shard group, then all-reduce over its replicas.
-    Scatter(CallId, CallId),
-    /// All-reduce over all replicas.
-    All(CallId),
 }
 
 impl DataParallel {
     pub(super) fn new(lowering: &mut Lowering<'_>, stage: u32) -> Self {
         let plan = lowering.plan;
-        let sharding = plan.sharding;
-        let (model, tensor) = (lowering.model, plan.tensor);
-        let reduce_bytes = lowering.recipe.gradient_reduce.bytes();
-        let mut sizes: BTreeMap<Unit, u64> = BTreeMap::new();
-        let layer = model.rank_parameters(1, tensor, false, false);
-        for chunk in 0..plan.chunks {
-            for index in 0..plan.layers_of(stage, chunk) {
-                sizes.insert(Unit::Layer(chunk, index), layer);
-            }
-        }
-        let (first, last) = (stage == 0, stage == plan.pipeline - 1);
-        if first {
-            sizes.insert(Unit::Embedding, model.rank_parameters(0, tensor, true, false));
-        }
-        if last {
-            let both = model.rank_parameters(0, tensor, first, true);
-            let embedding = if first { model.rank_parameters(0, tensor, true, false) } else { 0 };
-            sizes.insert(Unit::Head, (both - embedding).max(1));
-        }
-        let units = sizes
-            .iter()
-            .map(|(unit, size)| {
-                let shard = size.div_ceil(u64::from(sharding.gradients));
-                let calls = UnitCalls {
-                    gather: lowering.call("parameter gather", Collective::AllGather, size * 2),
-                    scatter: lowering.call(
-                        "gradient scatter",
-                        Collective::ReduceScatter,
-                        size * reduce_bytes,
-                    ),
-                    replica: lowering.call(
-                        "gradient all-reduce",
-                        Collective::AllReduce,
-                        shard * reduce_bytes,
-                    ),
-                };
-                (*unit, calls)
-            })
-            .collect();
-        let sharded = sharding.gradients > 1;
-        let overlapped = lowering.recipe.overlap.gradient_reduce;
-        let bucket = lowering.recipe.bucket.max(1);
-        let mut reduction = |parameters: u64| {
-            let bytes = parameters * reduce_bytes;
-            if sharding.optimizer > 1 {
-                let shard = bytes.div_ceil(u64::from(sharding.optimizer));
-                ReductionCalls::Scatter(
-                    lowering.call("gradient scatter", Collective::ReduceScatter, bytes),
-                    lowering.call("gradient all-reduce", Collective::AllReduce, shard),
-                )
-            } else {
-                ReductionCalls::All(lowering.call(
-                    "gradient all-reduce",
-                    Collective::AllReduce,
-                    bytes,
-                ))
-            }
-        };
-        let rest = (!sharded && !overlapped).then(|| reduction(sizes.values().sum()));
-        // Buckets fill in backward order within a chunk: head, layers from the last, embedding.
-        let mut buckets = BTreeMap::new();
-        if !sharded && overlapped {
-            let mut order: Vec<Unit> = Vec::new();
-            for chunk in (0..plan.chunks).rev() {
-                if last && chunk == plan.chunks - 1 {
-                    order.push(Unit::Head);
-                }
-                let layers = plan.layers_of(stage, chunk);
-                order.extend((0..layers).rev().map(|index| Unit::Layer(chunk, index)));
-                if first && chunk == 0 {
-                    order.push(Unit::Embedding);
-                }
-            }
-            let mut filled = 0;
-            for (i, unit) in order.iter().enumerate() {
-                filled += sizes[unit];
-                if filled * reduce_bytes >= bucket || i + 1 == order.len() {
-                    buckets.insert(*unit, reduction(filled));
-                    filled = 0;
-                }
-            }
-        }
-        let mut refresh_calls = Vec::new();
-        if lowering.recipe.overlap.parameter_gather && lowering.families.refresh.is_some() {
-            for (unit, size) in &sizes {
-                let shard = size.div_ceil(u64::from(sharding.parameters));
-                let call = lowering.call("parameter refresh", Collective::AllGather, shard * 2);
-                refresh_calls.push((*unit, call));
-            }
-        }
-        let families = &lowering.families;
-        Self {
-            parameter_shard: families.parameter_shard,
-            gradient_shard: families.gradient_shard,
-            gradient_replicas: families.gradient_replicas,
-            optimizer_shard: families.optimizer_shard,
-            optimizer_replicas: families.optimizer_replicas,
-            refresh: families.refresh,
+        let sizes = stage_parameters(lowering.model, plan, stage);
+        let mut this = Self {
             overlap: lowering.recipe.overlap.clone(),
-            units,
-            rest,
-            buckets,
-            refresh_calls,
+            units: sizes.keys().copied().collect(),
+            gathers: BTreeMap::new(),
+            scatters: BTreeMap::new(),
+            finals: BTreeMap::new(),
+            rest: Vec::new(),
+            refreshes: BTreeMap::new(),
             refreshing: BTreeMap::new(),
             gathered: BTreeMap::new(),
             history: [None, None],
+        };
+        let dense: fn(&RankParameters) -> u64 = |p| p.dense;
+        let expert: fn(&RankParameters) -> u64 = |p| p.expert;
+        let pools = [
+            (lowering.families.dense_pool, plan.sharding, dense),
+            (lowering.families.expert_pool, plan.expert_sharding(), expert),
+        ];
+        for (families, sharding, part) in pools {
+            let counts: Vec<(Unit, u64)> =
+                sizes.iter().map(|(unit, p)| (*unit, part(p))).filter(|(_, n)| *n > 0).collect();
+            this.add_pool(lowering, families, sharding, &counts);
+        }
+        this
+    }
+
+    fn add_pool(
+        &mut self,
+        lowering: &mut Lowering<'_>,
+        families: PoolFamilies,
+        sharding: crate::plan::Sharding,
+        counts: &[(Unit, u64)],
+    ) {
+        for (unit, count) in counts {
+            if let Some(family) = families.parameter_shard {
+                let message = lowering.gather_message(family, *count, sharding.parameters);
+                self.gathers.entry(*unit).or_default().push(message);
+            }
+            if sharding.gradients > 1 {
+                if let Some(family) = families.gradient_shard {
+                    let message = lowering.scatter_message(family, *count, sharding.gradients);
+                    self.scatters.entry(*unit).or_default().push(message);
+                }
+                if let Some(family) = families.gradient_replicas {
+                    let shard = count.div_ceil(u64::from(sharding.gradients));
+                    let message = lowering.sum_message(family, shard);
+                    self.finals.entry(*unit).or_default().push(message);
+                }
+            }
+            if let Some(family) = families.refresh
+                && self.overlap.parameter_gather
+            {
+                let shard = count.div_ceil(u64::from(sharding.parameters));
+                let group = sharding.optimizer / sharding.parameters;
+                let message = lowering.gather_message(family, shard, group);
+                self.refreshes.entry(*unit).or_default().push(message);
+            }
+        }
+        if sharding.gradients > 1 {
+            return;
+        }
+        // Whole gradients: reduced once per step, by bucket beside the last backward pass, or all
+        // together after it.
+        if !self.overlap.gradient_reduce {
+            let all: u64 = counts.iter().map(|(_, count)| count).sum();
+            self.rest.extend(lowering.reduction(families, sharding.optimizer, all));
+            return;
+        }
+        // Buckets fill in backward order and never span chunks, whose backward passes end at
+        // different times.
+        let bucket = lowering.recipe.bucket.max(1);
+        let mut filled = 0;
+        for (i, (unit, count)) in counts.iter().enumerate().rev() {
+            filled += count;
+            let ends_chunk = i == 0 || chunk_of(counts[i - 1].0) != chunk_of(*unit);
+            if lowering.recipe.reduce_bytes(filled) >= bucket || ends_chunk {
+                let messages = lowering.reduction(families, sharding.optimizer, filled);
+                self.finals.entry(*unit).or_default().extend(messages);
+                filled = 0;
+            }
         }
     }
 
     /// Gathers of updated parameters, overlapped with the first forward passes.
     pub(super) fn refresh_at_start(&mut self, builder: &mut StageBuilder) {
-        if let Some(family) = self.refresh {
-            builder.phase = Phase::Optimizer;
-            for (unit, call) in &self.refresh_calls {
-                self.refreshing.insert(*unit, builder.data(family, *call, false));
+        builder.phase = Phase::Optimizer;
+        for (unit, messages) in &self.refreshes {
+            for message in messages {
+                let op = message.send(builder, &[]);
+                self.refreshing.insert(*unit, op);
             }
         }
     }
 
     fn gather(&mut self, builder: &mut StageBuilder, unit: Unit) {
-        let (Some(family), Some(calls)) = (self.parameter_shard, self.units.get(&unit)) else {
-            return;
-        };
+        let Some(messages) = self.gathers.get(&unit) else { return };
         if self.gathered.contains_key(&unit) {
             return;
         }
@@ -192,22 +169,19 @@ impl DataParallel {
         } else {
             builder.last_compute.into_iter().collect()
         };
-        let action = Action::Meet { family, call: calls.gather };
-        let op = builder.push(action, DATA, &deps);
-        self.gathered.insert(unit, op);
+        for message in messages {
+            let op = message.send(builder, &deps);
+            self.gathered.insert(unit, op);
+        }
     }
 
     pub(super) fn before_unit(&mut self, builder: &mut StageBuilder, unit: Unit, forward: bool) {
-        if let Some(op) = self.refreshing.remove(&unit) {
-            builder.pending.push(op);
-        }
-        if self.parameter_shard.is_none() {
+        builder.pending.extend(self.refreshing.remove(&unit));
+        if self.gathers.is_empty() {
             return;
         }
         self.gather(builder, unit);
-        if let Some(op) = self.gathered.remove(&unit) {
-            builder.pending.push(op);
-        }
+        builder.pending.extend(self.gathered.remove(&unit));
         if self.overlap.parameter_gather
             && let Some(next) = self.neighbour(unit, forward)
         {
@@ -217,11 +191,9 @@ impl DataParallel {
 
     /// The unit whose parameters are needed next in the same pass.
     fn neighbour(&self, unit: Unit, forward: bool) -> Option<Unit> {
-        if forward {
-            self.units.range(unit..).nth(1).map(|(unit, _)| *unit)
-        } else {
-            self.units.range(..unit).next_back().map(|(unit, _)| *unit)
-        }
+        let place = self.units.iter().position(|u| *u == unit)?;
+        let next = if forward { place.checked_add(1) } else { place.checked_sub(1) };
+        next.and_then(|next| self.units.get(next)).copied()
     }
 
     pub(super) fn after_unit(
@@ -235,42 +207,130 @@ impl DataParallel {
         if forward {
             return;
         }
-        let Some(calls) = self.units.get(&unit).copied() else { return };
-        if let Some(family) = self.gradient_shard {
-            let blocking = !self.overlap.gradient_reduce;
-            builder.data(family, calls.scatter, blocking);
-            if last && let Some(family) = self.gradient_replicas {
-                builder.data(family, calls.replica, blocking);
-            }
-        } else if last && let Some(reduction) = self.buckets.get(&unit).copied() {
-            self.reduce(builder, reduction, false);
-        }
-    }
-
-    fn reduce(&self, builder: &mut StageBuilder, reduction: ReductionCalls, blocking: bool) {
-        match reduction {
-            ReductionCalls::Scatter(scatter, all) => {
-                if let Some(family) = self.optimizer_shard {
-                    builder.data(family, scatter, blocking);
-                }
-                if let Some(family) = self.optimizer_replicas {
-                    builder.data(family, all, blocking);
-                }
-            }
-            ReductionCalls::All(call) => {
-                if let Some(family) = self.gradient_replicas {
-                    builder.data(family, call, blocking);
-                }
-            }
+        let blocking = !self.overlap.gradient_reduce;
+        let finals = last.then(|| self.finals.get(&unit)).flatten();
+        for message in self.scatters.get(&unit).into_iter().chain(finals).flatten() {
+            message.reduce(builder, blocking);
         }
     }
 
     /// After all backward passes: what was not overlapped; and the optimizer waits for it all.
     pub(super) fn reduce_rest(&mut self, builder: &mut StageBuilder) {
-        if let Some(reduction) = self.rest {
-            self.reduce(builder, reduction, true);
+        for message in &self.rest {
+            message.reduce(builder, true);
         }
         // The data lane runs in order, so its last operation stands for all of it.
         builder.pending.extend(builder.last_data);
+    }
+}
+
+/// Chunk in whose backward pass a unit's gradients arise.
+fn chunk_of(unit: Unit) -> u32 {
+    match unit {
+        Unit::Embedding => 0,
+        Unit::Layer(chunk, _) => chunk,
+        Unit::Head | Unit::Prediction(_) => u32::MAX,
+    }
+}
+
+impl Message {
+    /// Appends the message; `deps` are what its input waits for.
+    fn send(&self, builder: &mut StageBuilder, deps: &[OpId]) -> OpId {
+        let mut deps = deps.to_vec();
+        if let Some(kernel) = self.quantise {
+            deps = vec![builder.data_kernel(kernel, &deps)];
+        }
+        let action = Action::Meet { family: self.family, call: self.call };
+        let op = builder.push(action, DATA, &deps);
+        match self.restore {
+            Some(kernel) => builder.data_kernel(kernel, &[op]),
+            None => op,
+        }
+    }
+
+    /// Appends the message after everything so far; `blocking` if the next kernel waits for it.
+    fn reduce(&self, builder: &mut StageBuilder, blocking: bool) {
+        let mut deps: Vec<OpId> = builder.last_compute.into_iter().collect();
+        deps.extend(builder.pending.iter().copied());
+        let op = self.send(builder, &deps);
+        if blocking {
+            builder.pending.clear();
+            builder.pending.push(op);
+        }
+    }
+}
+
+impl Lowering<'_> {
+    fn stream_kernel(&mut self, name: &str, bytes: u64) -> KernelId {
+        self.kernel(name, KernelClass::Cast, Work::Stream { bytes, launches: 1 })
+    }
+
+    /// Gather of `count` parameters from `group` ranks.
+    fn gather_message(&mut self, family: FamilyId, count: u64, group: u32) -> Message {
+        let bytes = self.recipe.gather_bytes(count);
+        let call = self.call("parameter gather", Collective::AllGather, bytes);
+        let quantised = self.recipe.gather_bits < 16;
+        let shard = count.div_ceil(u64::from(group.max(1)));
+        Message {
+            family,
+            call,
+            quantise: quantised.then(|| {
+                self.stream_kernel("quantise", shard * 2 + bytes / u64::from(group.max(1)))
+            }),
+            restore: quantised.then(|| self.stream_kernel("dequantise", bytes + count * 2)),
+        }
+    }
+
+    /// Reduce-scatter of `count` gradients over `group` ranks.
+    fn scatter_message(&mut self, family: FamilyId, count: u64, group: u32) -> Message {
+        self.reduce_message(family, "gradient scatter", Collective::ReduceScatter, count, group)
+    }
+
+    /// All-reduce of `count` gradients.
+    fn sum_message(&mut self, family: FamilyId, count: u64) -> Message {
+        self.reduce_message(family, "gradient all-reduce", Collective::AllReduce, count, 1)
+    }
+
+    fn reduce_message(
+        &mut self,
+        family: FamilyId,
+        name: &str,
+        collective: Collective,
+        count: u64,
+        group: u32,
+    ) -> Message {
+        let bytes = self.recipe.reduce_bytes(count);
+        let element = self.recipe.gradient_reduce.bytes();
+        let call = self.call(name, collective, bytes);
+        let quantised = self.recipe.reduce_bits.is_some();
+        // The receiver restores and adds one part from every rank.
+        let received = count.div_ceil(u64::from(group.max(1))) * element;
+        Message {
+            family,
+            call,
+            quantise: quantised.then(|| self.stream_kernel("quantise", count * element + bytes)),
+            restore: quantised.then(|| self.stream_kernel("dequantise", bytes + received)),
+        }
+    }
+
+    /// Reduction of `count` whole gradients: over the optimizer shard group and its replicas, or
+    /// over all replicas.
+    fn reduction(&mut self, families: PoolFamilies, optimizer: u32, count: u64) -> Vec<Message> {
+        let mut messages = Vec::new();
+        if count == 0 {
+            return messages;
+        }
+        if optimizer > 1 {
+            if let Some(family) = families.optimizer_shard {
+                messages.push(self.scatter_message(family, count, optimizer));
+            }
+            if let Some(family) = families.optimizer_replicas {
+                let shard = count.div_ceil(u64::from(optimizer));
+                messages.push(self.sum_message(family, shard));
+            }
+        } else if let Some(family) = families.gradient_replicas {
+            messages.push(self.sum_message(family, count));
+        }
+        messages
     }
 }

@@ -3,20 +3,21 @@
 mod data_parallel;
 mod stage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::hardware::{Fusion, GradientType, Overlap};
-use crate::plan::{Axis, Pass, Plan};
+use crate::plan::{Axis, Pass, Plan, Sharding};
 use crate::program::{
     Action, CallId, Collective, CollectiveCall, Dimension, Family, FamilyId, Groups, HostWork,
     Kernel, KernelClass, KernelId, LaneId, LaneKind, Op, OpId, Phase, Program, Template,
     TemplateBuilder, TemplateId, Work,
 };
 
-use self::data_parallel::{DataParallel, Unit};
+use self::data_parallel::DataParallel;
+pub(super) use self::data_parallel::Unit;
 use self::stage::StageBuilder;
-use super::config::Model;
-use super::layer::{Item, LayerContext};
+use super::layer::{Group, Item, LayerContext};
+use super::model::{LayerKind, Model, RankParameters};
 
 /// What the workload needs to know of software and numerics.
 #[derive(Clone, Debug)]
@@ -31,6 +32,36 @@ pub struct Recipe {
     pub gradient_reduce: GradientType,
     /// Format of gradients between micro-batches.
     pub gradient_store: GradientType,
+    /// Bits of a parameter on the wire when sharded parameters are gathered.
+    pub gather_bits: u32,
+    /// Bits of a gradient on the wire, where it is quantised for the reduction.
+    pub reduce_bits: Option<u32>,
+}
+
+/// Elements that share one fp32 scale in quantised messages (ZeRO++, arXiv 2306.10209, 3.1).
+const QUANTISATION_BLOCK: u64 = 256;
+
+impl Recipe {
+    /// Bytes of `elements` gathered parameters on the wire.
+    #[must_use]
+    pub fn gather_bytes(&self, elements: u64) -> u64 {
+        quantised_bytes(elements, self.gather_bits)
+    }
+
+    /// Bytes of `elements` reduced gradients on the wire.
+    #[must_use]
+    pub fn reduce_bytes(&self, elements: u64) -> u64 {
+        match self.reduce_bits {
+            Some(bits) => quantised_bytes(elements, bits),
+            None => elements * self.gradient_reduce.bytes(),
+        }
+    }
+}
+
+/// Bytes of `elements` at `bits` each; below 16 bits with the scales of the blocks.
+fn quantised_bytes(elements: u64, bits: u32) -> u64 {
+    let plain = (elements * u64::from(bits)).div_ceil(8);
+    if bits < 16 { plain + elements.div_ceil(QUANTISATION_BLOCK) * 4 } else { plain }
 }
 
 /// Builds the program of one training step.
@@ -43,21 +74,33 @@ pub fn lower(model: &Model, plan: &Plan, layer: &LayerContext<'_>, recipe: &Reci
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Kernel { id: KernelId, recompute: bool },
-    Tensor { call: CallId, recompute: bool },
-    TensorAsync { call: CallId },
-    TensorWait,
+    Meet { group: Group, call: CallId, recompute: bool },
+    MeetAsync { group: Group, call: CallId },
+    Wait,
+    HostWait,
 }
 
-/// Families of the plan, where they have more than one member.
-#[derive(Debug, Default)]
-struct Families {
-    tensor: Option<FamilyId>,
+/// Families of the ranks that replicate (and may shard) a set of parameters.
+#[derive(Clone, Copy, Debug, Default)]
+struct PoolFamilies {
     parameter_shard: Option<FamilyId>,
     gradient_shard: Option<FamilyId>,
     gradient_replicas: Option<FamilyId>,
     optimizer_shard: Option<FamilyId>,
     optimizer_replicas: Option<FamilyId>,
     refresh: Option<FamilyId>,
+}
+
+/// Families of the plan, where they have more than one member.
+#[derive(Debug, Default)]
+struct Families {
+    tensor: Option<FamilyId>,
+    context: Option<FamilyId>,
+    expert: Option<FamilyId>,
+    /// Replicas of everything but routed experts.
+    dense_pool: PoolFamilies,
+    /// Replicas of routed experts.
+    expert_pool: PoolFamilies,
     world: Option<FamilyId>,
     tied: Option<FamilyId>,
     /// By (source stage, destination stage, is forward).
@@ -79,6 +122,12 @@ const COMPUTE: LaneId = LaneId(1);
 const TENSOR: LaneId = LaneId(2);
 const DATA: LaneId = LaneId(3);
 const HOST: LaneId = LaneId(0);
+const RECEIVE_FORWARD: LaneId = LaneId(4);
+const SEND_FORWARD: LaneId = LaneId(5);
+const RECEIVE_BACKWARD: LaneId = LaneId(6);
+const SEND_BACKWARD: LaneId = LaneId(7);
+const CONTEXT: LaneId = LaneId(8);
+const EXPERT: LaneId = LaneId(9);
 
 fn lanes() -> Vec<(String, LaneKind)> {
     [
@@ -90,6 +139,8 @@ fn lanes() -> Vec<(String, LaneKind)> {
         ("pipeline send forward", LaneKind::Communication),
         ("pipeline receive backward", LaneKind::Communication),
         ("pipeline send backward", LaneKind::Communication),
+        ("context", LaneKind::Communication),
+        ("expert", LaneKind::Communication),
     ]
     .map(|(name, kind)| (name.to_owned(), kind))
     .to_vec()
@@ -136,39 +187,51 @@ impl<'a> Lowering<'a> {
         Some(id)
     }
 
+    fn pool(
+        &mut self,
+        what: &str,
+        dimension: Dimension,
+        replicas: &Groups,
+        sharding: Sharding,
+    ) -> PoolFamilies {
+        let mut family =
+            |name: &str, groups: Groups| self.family(&format!("{what}{name}"), dimension, groups);
+        // After the optimizer step the ranks of an optimizer shard group that hold the same
+        // parameter shard gather each other's updated parts.
+        let refresh = replicas.runs(sharding.optimizer).across_runs(sharding.parameters);
+        PoolFamilies {
+            parameter_shard: family("parameter shard", replicas.runs(sharding.parameters)),
+            gradient_shard: family("gradient shard", replicas.runs(sharding.gradients)),
+            gradient_replicas: family(
+                "gradient replicas",
+                replicas.across_runs(sharding.gradients),
+            ),
+            optimizer_shard: family("optimizer shard", replicas.runs(sharding.optimizer)),
+            optimizer_replicas: family(
+                "optimizer replicas",
+                replicas.across_runs(sharding.optimizer),
+            ),
+            refresh: family("parameter refresh", refresh),
+        }
+    }
+
     fn make_families(&mut self) {
         let plan = self.plan;
         let mesh = &plan.mesh;
-        let replicas = [Axis::Context, Axis::Data];
-        let sharding = plan.sharding;
-        let inner = |size| mesh.inner_groups(&replicas, size);
-        let outer = |size| mesh.outer_groups(&replicas, size);
         self.families.tensor =
             self.family("tensor", Dimension::Tensor, mesh.groups(&[Axis::Tensor]));
-        self.families.parameter_shard =
-            self.family("parameter shard", Dimension::Data, inner(sharding.parameters));
-        self.families.gradient_shard =
-            self.family("gradient shard", Dimension::Data, inner(sharding.gradients));
-        self.families.gradient_replicas =
-            self.family("gradient replicas", Dimension::Data, outer(sharding.gradients));
-        self.families.optimizer_shard =
-            self.family("optimizer shard", Dimension::Data, inner(sharding.optimizer));
-        self.families.optimizer_replicas =
-            self.family("optimizer replicas", Dimension::Data, outer(sharding.optimizer));
-        // After the optimizer step the ranks of an optimizer shard group that hold the same
-        // parameter shard gather each other's updated parts.
-        let step = sharding.parameters as usize;
-        let refresh = Groups::new(
-            inner(sharding.optimizer)
-                .iter()
-                .flat_map(|group| {
-                    (0..step.min(group.len())).map(move |i| {
-                        group.iter().copied().skip(i).step_by(step).collect::<Vec<_>>()
-                    })
-                })
-                .collect::<Vec<_>>(),
-        );
-        self.families.refresh = self.family("parameter refresh", Dimension::Data, refresh);
+        self.families.context =
+            self.family("context", Dimension::Context, mesh.groups(&[Axis::Context]));
+        let replicas = mesh.groups(&[Axis::Context, Axis::Data]);
+        self.families.dense_pool = self.pool("", Dimension::Data, &replicas, plan.sharding);
+        if self.model.moe.is_some() {
+            let ranks = mesh.groups(plan.expert_axes());
+            self.families.expert =
+                self.family("expert", Dimension::Expert, ranks.runs(plan.expert));
+            let holders = ranks.across_runs(plan.expert);
+            self.families.expert_pool =
+                self.pool("expert ", Dimension::Data, &holders, plan.expert_sharding());
+        }
         self.families.world = self.family(
             "world",
             Dimension::World,
@@ -238,14 +301,17 @@ impl<'a> Lowering<'a> {
                 Item::Kernel { name, class, work, recompute } => {
                     Step::Kernel { id: self.kernel(name, *class, *work), recompute: *recompute }
                 }
-                Item::Tensor { collective, bytes, recompute } => Step::Tensor {
-                    call: self.call("tensor", *collective, *bytes),
+                Item::Meet { group, collective, bytes, recompute } => Step::Meet {
+                    group: *group,
+                    call: self.call(group.name(), *collective, *bytes),
                     recompute: *recompute,
                 },
-                Item::TensorAsync { collective, bytes } => {
-                    Step::TensorAsync { call: self.call("tensor", *collective, *bytes) }
-                }
-                Item::TensorWait => Step::TensorWait,
+                Item::MeetAsync { group, collective, bytes } => Step::MeetAsync {
+                    group: *group,
+                    call: self.call(group.name(), *collective, *bytes),
+                },
+                Item::Wait => Step::Wait,
+                Item::HostWait => Step::HostWait,
             })
             .collect()
     }
@@ -254,8 +320,25 @@ impl<'a> Lowering<'a> {
     fn stage(&mut self, stage: u32) -> Template {
         let plan = self.plan;
         let last_stage = plan.pipeline - 1;
+        let chunks = plan.chunks;
+        let kinds: BTreeSet<LayerKind> = (0..chunks)
+            .flat_map(|chunk| {
+                let first = plan.first_layer_of(stage, chunk);
+                first..first + plan.layers_of(stage, chunk)
+            })
+            .map(|index| self.model.layer_kind(index))
+            .collect();
         let passes = Passes {
-            layer: [self.intern(&self.layer.forward()), self.intern(&self.layer.backward())],
+            layer: kinds
+                .into_iter()
+                .map(|kind| {
+                    let passes = [
+                        self.intern(&self.layer.forward(kind)),
+                        self.intern(&self.layer.backward(kind)),
+                    ];
+                    (kind, passes)
+                })
+                .collect(),
             embedding: [
                 self.intern(&self.layer.embedding_forward()),
                 self.intern(&self.layer.embedding_backward()),
@@ -264,10 +347,16 @@ impl<'a> Lowering<'a> {
                 self.intern(&self.layer.head_forward()),
                 self.intern(&self.layer.head_backward()),
             ],
+            prediction: [
+                self.intern(&self.layer.prediction_forward()),
+                self.intern(&self.layer.prediction_backward()),
+            ],
         };
         let mut builder = StageBuilder {
             ops: TemplateBuilder::new(format!("stage {stage}"), lanes()),
             tensor_family: self.families.tensor,
+            context_family: self.families.context,
+            expert_family: self.families.expert,
             last_compute: None,
             pending: Vec::new(),
             asynchronous: None,
@@ -281,7 +370,6 @@ impl<'a> Lowering<'a> {
         let mut data = DataParallel::new(self, stage);
         data.refresh_at_start(&mut builder);
 
-        let chunks = plan.chunks;
         let actions = plan.schedule.actions(stage, plan.pipeline, plan.micro_batches, chunks);
         for action in &actions {
             let (chunk, forward) = (action.chunk, action.pass == Pass::Forward);
@@ -303,45 +391,30 @@ impl<'a> Lowering<'a> {
             } else if !forward && !is_last {
                 self.receive(&mut builder, following, stage, false);
             }
-            let layers = plan.layers_of(stage, chunk);
+            // Units of the chunk in forward order, each with its passes.
+            let first_layer = plan.first_layer_of(stage, chunk);
+            let mut units: Vec<(Unit, &[Vec<Step>; 2])> = Vec::new();
+            if is_first {
+                units.push((Unit::Embedding, &passes.embedding));
+            }
+            for layer in 0..plan.layers_of(stage, chunk) {
+                let kind = self.model.layer_kind(first_layer + layer);
+                units.push((Unit::Layer(chunk, layer), &passes.layer[&kind]));
+            }
+            if is_last {
+                units.push((Unit::Head, &passes.head));
+                for module in 0..self.model.mtp_modules {
+                    units.push((Unit::Prediction(module), &passes.prediction));
+                }
+            }
             let final_backward = !forward && action.micro_batch == plan.micro_batches - 1;
-            if forward {
-                if is_first {
-                    data.before_unit(&mut builder, Unit::Embedding, forward);
-                    builder.steps(&passes.embedding[0]);
-                    data.after_unit(&mut builder, Unit::Embedding, forward, false);
-                }
-                for layer in 0..layers {
-                    data.before_unit(&mut builder, Unit::Layer(chunk, layer), forward);
-                    builder.steps(&passes.layer[0]);
-                    data.after_unit(&mut builder, Unit::Layer(chunk, layer), forward, false);
-                }
-                if is_last {
-                    data.before_unit(&mut builder, Unit::Head, forward);
-                    builder.steps(&passes.head[0]);
-                    data.after_unit(&mut builder, Unit::Head, forward, false);
-                }
-            } else {
-                if is_last {
-                    data.before_unit(&mut builder, Unit::Head, forward);
-                    builder.steps(&passes.head[1]);
-                    data.after_unit(&mut builder, Unit::Head, forward, final_backward);
-                }
-                for layer in (0..layers).rev() {
-                    data.before_unit(&mut builder, Unit::Layer(chunk, layer), forward);
-                    builder.steps(&passes.layer[1]);
-                    data.after_unit(
-                        &mut builder,
-                        Unit::Layer(chunk, layer),
-                        forward,
-                        final_backward,
-                    );
-                }
-                if is_first {
-                    data.before_unit(&mut builder, Unit::Embedding, forward);
-                    builder.steps(&passes.embedding[1]);
-                    data.after_unit(&mut builder, Unit::Embedding, forward, final_backward);
-                }
+            if !forward {
+                units.reverse();
+            }
+            for (unit, steps) in units {
+                data.before_unit(&mut builder, unit, forward);
+                builder.steps(&steps[usize::from(!forward)]);
+                data.after_unit(&mut builder, unit, forward, final_backward);
             }
             // Hand the result on.
             if forward && !is_last {
@@ -369,7 +442,7 @@ impl<'a> Lowering<'a> {
         let Some(family) = self.families.pipeline.get(&(from, to, forward)).copied() else {
             return;
         };
-        let lane = LaneId(if forward { 4 } else { 6 });
+        let lane = if forward { RECEIVE_FORWARD } else { RECEIVE_BACKWARD };
         // Where sends and receives are not overlapped, the receive waits for the compute stream.
         let deps: Vec<OpId> = if self.recipe.overlap.pipeline {
             Vec::new()
@@ -381,7 +454,7 @@ impl<'a> Lowering<'a> {
         if self.plan.tensor > 1 && !self.plan.sequence_parallel {
             let bytes = self.layer.stream_bytes();
             let gather = self.call("pipeline gather", Collective::AllGather, bytes);
-            builder.tensor(gather);
+            builder.meet(Group::Tensor, gather);
         }
     }
 
@@ -390,7 +463,7 @@ impl<'a> Lowering<'a> {
         let Some(family) = self.families.pipeline.get(&(from, to, forward)).copied() else {
             return;
         };
-        let lane = LaneId(if forward { 5 } else { 7 });
+        let lane = if forward { SEND_FORWARD } else { SEND_BACKWARD };
         let mut deps: Vec<OpId> = builder.last_compute.into_iter().collect();
         deps.extend(builder.pending.iter().copied());
         let op = builder.push(Action::Meet { family, call }, lane, &deps);
@@ -416,7 +489,8 @@ impl<'a> Lowering<'a> {
             let call = self.call("tied embedding", Collective::AllReduce, bytes);
             builder.data(family, call, true);
         }
-        let owned = parameters.div_ceil(u64::from(plan.sharding.optimizer));
+        let owned = parameters.dense.div_ceil(u64::from(plan.sharding.optimizer))
+            + parameters.expert.div_ceil(u64::from(plan.expert_sharding().optimizer));
         let store = self.recipe.gradient_store.bytes();
         let launches =
             if self.recipe.fusion.optimizer { 2 } else { 2 * plan.layers_of(stage, 0).max(1) };
@@ -441,25 +515,64 @@ impl<'a> Lowering<'a> {
         };
         let adam = self.kernel("adam", KernelClass::Optimizer, Work::Stream { bytes, launches });
         builder.compute(adam, Phase::Optimizer);
-        if let Some(family) = self.families.refresh
-            && !self.recipe.overlap.parameter_gather
-        {
-            let shard = parameters.div_ceil(u64::from(plan.sharding.parameters));
-            let call = self.call("parameter refresh", Collective::AllGather, shard * 2);
-            builder.data(family, call, true);
+        if !self.recipe.overlap.parameter_gather {
+            let pools = [
+                (self.families.dense_pool.refresh, parameters.dense, plan.sharding),
+                (self.families.expert_pool.refresh, parameters.expert, plan.expert_sharding()),
+            ];
+            for (family, count, sharding) in pools {
+                if let Some(family) = family {
+                    let shard = count.div_ceil(u64::from(sharding.parameters));
+                    let bytes = self.recipe.gather_bytes(shard);
+                    let call = self.call("parameter refresh", Collective::AllGather, bytes);
+                    builder.data(family, call, true);
+                }
+            }
         }
         builder.host_wait();
     }
 
-    fn rank_parameters(&self, stage: u32) -> u64 {
-        let plan = self.plan;
-        let layers = (0..plan.chunks).map(|chunk| plan.layers_of(stage, chunk)).sum();
-        self.model.rank_parameters(layers, plan.tensor, stage == 0, stage == plan.pipeline - 1)
+    fn rank_parameters(&self, stage: u32) -> RankParameters {
+        stage_parameters(self.model, self.plan, stage).into_values().sum()
     }
 }
 
+/// Parameters of one rank of a stage by the units in which they are gathered and reduced, before
+/// sharding over replicas.
+pub(super) fn stage_parameters(
+    model: &Model,
+    plan: &Plan,
+    stage: u32,
+) -> BTreeMap<Unit, RankParameters> {
+    let on_rank = |parameters: super::model::Parameters| {
+        parameters.on_rank(plan.tensor, plan.expert * plan.expert_tensor)
+    };
+    let (first, last) = (stage == 0, stage == plan.pipeline - 1);
+    let mut units = BTreeMap::new();
+    for chunk in 0..plan.chunks {
+        let first_layer = plan.first_layer_of(stage, chunk);
+        for layer in 0..plan.layers_of(stage, chunk) {
+            let kind = model.layer_kind(first_layer + layer);
+            units.insert(Unit::Layer(chunk, layer), on_rank(model.layer_parameters(kind)));
+        }
+    }
+    if first {
+        units.insert(Unit::Embedding, on_rank(model.embedding_parameters()));
+    }
+    if last {
+        // A tied matrix has a second copy where first and last stage are different ranks.
+        let tied = model.tied_embeddings && first;
+        units.insert(Unit::Head, on_rank(model.head_parameters(tied)));
+        for module in 0..model.mtp_modules {
+            units.insert(Unit::Prediction(module), on_rank(model.mtp_parameters()));
+        }
+    }
+    units
+}
+
 struct Passes {
-    layer: [Vec<Step>; 2],
+    layer: BTreeMap<LayerKind, [Vec<Step>; 2]>,
     embedding: [Vec<Step>; 2],
     head: [Vec<Step>; 2],
+    prediction: [Vec<Step>; 2],
 }

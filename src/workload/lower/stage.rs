@@ -4,12 +4,15 @@ use crate::program::{
     Action, CallId, FamilyId, HostWork, KernelId, LaneId, Op, OpId, Phase, TemplateBuilder,
 };
 
-use super::{COMPUTE, DATA, HOST, Step, TENSOR};
+use super::super::layer::Group;
+use super::{COMPUTE, CONTEXT, DATA, EXPERT, HOST, Step, TENSOR};
 
 /// Appends operations with the dependencies that stream order implies.
 pub(super) struct StageBuilder {
     pub(super) ops: TemplateBuilder,
     pub(super) tensor_family: Option<FamilyId>,
+    pub(super) context_family: Option<FamilyId>,
+    pub(super) expert_family: Option<FamilyId>,
     pub(super) last_compute: Option<OpId>,
     /// What the next kernel has to wait for.
     pub(super) pending: Vec<OpId>,
@@ -54,19 +57,28 @@ impl StageBuilder {
         self.last_compute = Some(self.ops.push(op, &deps));
     }
 
-    /// A tensor-parallel collective that the next kernel waits for.
-    pub(super) fn tensor(&mut self, call: CallId) {
-        if let Some(op) = self.meet_tensor(call) {
+    /// A collective of a layer that the next kernel waits for.
+    pub(super) fn meet(&mut self, group: Group, call: CallId) {
+        if let Some(op) = self.meet_async(group, call) {
             self.pending.clear();
             self.pending.push(op);
         }
     }
 
-    pub(super) fn meet_tensor(&mut self, call: CallId) -> Option<OpId> {
-        let family = self.tensor_family?;
+    fn meet_async(&mut self, group: Group, call: CallId) -> Option<OpId> {
+        let (family, lane) = match group {
+            Group::Tensor => (self.tensor_family?, TENSOR),
+            Group::Context => (self.context_family?, CONTEXT),
+            Group::Expert => (self.expert_family?, EXPERT),
+        };
         let mut deps: Vec<OpId> = self.last_compute.into_iter().collect();
         deps.extend(self.pending.iter().copied());
-        Some(self.push(Action::Meet { family, call }, TENSOR, &deps))
+        Some(self.push(Action::Meet { family, call }, lane, &deps))
+    }
+
+    /// A kernel beside the compute stream: what quantises a message.
+    pub(super) fn data_kernel(&mut self, kernel: KernelId, deps: &[OpId]) -> OpId {
+        self.push(Action::Kernel(kernel), DATA, deps)
     }
 
     /// A data-parallel collective after everything so far; `blocking` if the next kernel waits.
@@ -88,13 +100,14 @@ impl StageBuilder {
                 Step::Kernel { id, recompute } => {
                     self.compute(id, if recompute { Phase::Recompute } else { phase });
                 }
-                Step::Tensor { call, recompute } => {
+                Step::Meet { group, call, recompute } => {
                     self.phase = if recompute { Phase::Recompute } else { phase };
-                    self.tensor(call);
+                    self.meet(group, call);
                     self.phase = phase;
                 }
-                Step::TensorAsync { call } => self.asynchronous = self.meet_tensor(call),
-                Step::TensorWait => self.pending.extend(self.asynchronous.take()),
+                Step::MeetAsync { group, call } => self.asynchronous = self.meet_async(group, call),
+                Step::Wait => self.pending.extend(self.asynchronous.take()),
+                Step::HostWait => self.host_wait(),
             }
         }
     }

@@ -1,0 +1,181 @@
+//! Matching collectives across ranks, and putting ranks on one clock.
+//!
+//! No member of an all-reduce (all-gather, reduce-scatter, all-to-all) finishes before the last
+//! has arrived: ends agree within microseconds inside a host, while starts differ by milliseconds.
+//! The median distance of matched ends is therefore the skew between two clocks, and what a kernel
+//! recorded in front of the last arrival is waiting.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::collectives::{CommOp, operation};
+use super::launches::Launches;
+use super::model::RankTrace;
+
+/// A collective that was found on every recorded member of its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Matched {
+    /// What it does.
+    pub op: CommOp,
+    /// Recorded members: position of the rank, and of its kernel in the rank's events.
+    pub members: Vec<(usize, usize)>,
+}
+
+/// Matched collectives, and how many were left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Matching {
+    /// Matched collectives in order of their end on the first member.
+    pub matched: Vec<Matched>,
+    /// Communication kernels that take part in no match.
+    pub unmatched: u64,
+}
+
+/// What makes two kernels on different ranks candidates for the same collective.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    /// Members of the group where known, else its name.
+    members: Vec<u32>,
+    group: String,
+    op: CommOp,
+    /// Step that launched it: a rank that recorded one step less does not shift the others.
+    step: String,
+    /// Sequence number where recorded.
+    sequence: i64,
+}
+
+/// Matches the collectives of ranks that ran together: the n-th of a group, operation and step on
+/// one rank is the n-th on the others. Where ranks disagree about how many there were, none is
+/// matched.
+#[must_use]
+pub fn match_collectives(ranks: &[RankTrace]) -> Matching {
+    let mut lists: BTreeMap<Key, BTreeMap<usize, Vec<usize>>> = BTreeMap::new();
+    let mut kernels = 0_u64;
+    for (position, rank) in ranks.iter().enumerate() {
+        let launches = Launches::of(rank);
+        for (index, event) in rank.events.iter().enumerate() {
+            if !event.communicates {
+                continue;
+            }
+            kernels += 1;
+            let op = operation(rank, event);
+            if matches!(op, CommOp::SendRecv | CommOp::Other) {
+                continue;
+            }
+            let collective = rank.collective(event);
+            let group = collective.map_or("", |c| rank.names.get(c.group));
+            let found = rank.header.groups.iter().find(|known| known.name == group);
+            let members = found.map(|known| known.ranks.clone()).unwrap_or_default();
+            let step = launches.step(rank, index).map(|step| step.name.clone());
+            let key = Key {
+                group: if members.is_empty() { group.to_owned() } else { String::new() },
+                members,
+                op,
+                step: step.unwrap_or_default(),
+                sequence: collective.map_or(-1, |c| c.sequence),
+            };
+            lists.entry(key).or_default().entry(position).or_default().push(index);
+        }
+    }
+    let numbers: BTreeMap<u32, usize> =
+        ranks.iter().enumerate().map(|(i, rank)| (rank.header.rank, i)).collect();
+    let mut matching = Matching::default();
+    let mut used = 0_u64;
+    for (key, lists) in lists {
+        let expected = if key.members.is_empty() {
+            ranks.len()
+        } else {
+            key.members.iter().filter(|rank| numbers.contains_key(rank)).count()
+        };
+        let count = lists.values().next().map_or(0, Vec::len);
+        if expected < 2 || lists.len() != expected || lists.values().any(|l| l.len() != count) {
+            continue;
+        }
+        used += (count * expected) as u64;
+        for nth in 0..count {
+            let members = lists.iter().map(|(rank, list)| (*rank, list[nth])).collect();
+            matching.matched.push(Matched { op: key.op, members });
+        }
+    }
+    matching.matched.sort_by_key(|matched| {
+        let (rank, index) = matched.members[0];
+        (common_ns(&ranks[rank], ranks[rank].events[index].end_ns()), rank, index)
+    });
+    matching.unmatched = kernels - used;
+    matching
+}
+
+/// A time of a rank on the common clock of its trace, ns since 1970.
+#[must_use]
+pub fn common_ns(rank: &RankTrace, at_ns: i64) -> i64 {
+    let clock = &rank.header.clock;
+    at_ns.saturating_add(clock.base_unix_ns).saturating_add(clock.offset_ns)
+}
+
+/// Puts the ranks of a trace on the clock of the first, as far as collectives link them.
+pub(crate) fn align(ranks: &mut [RankTrace]) {
+    for rank in ranks.iter_mut() {
+        rank.header.clock.offset_ns = 0;
+        rank.header.clock.aligned_on = 0;
+        rank.header.clock.residual_ns = 0;
+    }
+    if ranks.len() < 2 {
+        return;
+    }
+    let matching = match_collectives(ranks);
+    let usable: Vec<&Matched> =
+        matching.matched.iter().filter(|matched| matched.op.ends_together()).collect();
+    let mut of_rank: Vec<Vec<usize>> = vec![Vec::new(); ranks.len()];
+    for (index, matched) in usable.iter().enumerate() {
+        for (rank, _) in &matched.members {
+            of_rank[*rank].push(index);
+        }
+    }
+    let mut done = vec![false; ranks.len()];
+    let mut queue = VecDeque::new();
+    for root in 0..ranks.len() {
+        if std::mem::replace(&mut done[root], true) {
+            continue;
+        }
+        queue.push_back(root);
+        while let Some(anchor) = queue.pop_front() {
+            let mut samples: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
+            for matched in of_rank[anchor].iter().map(|index| usable[*index]) {
+                let end = |rank: usize, index: usize| {
+                    common_ns(&ranks[rank], ranks[rank].events[index].end_ns())
+                };
+                let mut here = None;
+                for &(rank, index) in &matched.members {
+                    if rank == anchor {
+                        here = Some(end(rank, index));
+                    }
+                }
+                let Some(here) = here else { continue };
+                for &(rank, index) in matched.members.iter().filter(|(rank, _)| !done[*rank]) {
+                    samples
+                        .entry(rank)
+                        .or_default()
+                        .push(here.saturating_sub(end(rank, index)));
+                }
+            }
+            for (rank, mut distances) in samples {
+                let offset = median(&mut distances);
+                let mut residuals: Vec<i64> =
+                    distances.iter().map(|d| d.saturating_sub(offset).saturating_abs()).collect();
+                let clock = &mut ranks[rank].header.clock;
+                clock.offset_ns = offset;
+                clock.aligned_on = distances.len() as u32;
+                clock.residual_ns = median(&mut residuals);
+                done[rank] = true;
+                queue.push_back(rank);
+            }
+        }
+    }
+}
+
+/// The lower median.
+pub(crate) fn median(values: &mut [i64]) -> i64 {
+    if values.is_empty() {
+        return 0;
+    }
+    values.sort_unstable();
+    values[(values.len() - 1) / 2]
+}

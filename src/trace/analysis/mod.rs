@@ -1,0 +1,3 @@
+//! Analysis.
+pub mod intervals;
+pub mod windows;

@@ -1,0 +1,264 @@
+//! Importers, one per format, and what they share: finding files, telling formats apart, and
+//! deciding which ranks ran together.
+
+pub mod json;
+pub mod kineto;
+mod source;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::header::HEADER_FILE;
+use super::model::{RankTrace, TraceSet};
+use super::{align, format, redact};
+use crate::error::{Error, InputError, Result};
+
+/// What an import gives.
+#[derive(Clone, Debug, Default)]
+pub struct Imported {
+    /// The ranks, aligned.
+    pub traces: TraceSet,
+    /// Files that could not be used, and why, by path.
+    pub unused: Vec<Unused>,
+}
+
+/// A file that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unused {
+    /// Path, and the path inside an archive.
+    pub path: String,
+    /// Why; completes "PATH ...".
+    pub why: String,
+}
+
+/// A rank and where it was found.
+struct Found {
+    trace: RankTrace,
+    /// Folder inside the path that was asked for; the same one in several paths is one folder.
+    key: String,
+    /// Folder or archive, for people.
+    folder: String,
+    /// File name without packing.
+    stem: String,
+}
+
+/// Reads files, folders and archives of any supported format, and trace directories of our own.
+/// Ranks that lie together and have different numbers form one trace and are put on one clock.
+///
+/// # Errors
+/// A path cannot be read, a file that was named is no trace, or nothing at all could be used.
+pub fn import(paths: &[PathBuf], strict: bool) -> Result<Imported> {
+    let mut imported = Imported::default();
+    let mut found: Vec<Found> = Vec::new();
+    let mut jobs: Vec<Job> = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            if path.join(HEADER_FILE).is_file() {
+                let read = format::read(path, strict)?;
+                imported.traces.ranks.extend(read.ranks);
+                continue;
+            }
+            let name = path.file_name().or_else(|| path.parent()?.file_name());
+            let name = name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            walk(path, "", &name, &mut jobs, &mut imported.unused)?;
+        } else {
+            let folder = path.parent().and_then(Path::file_name);
+            jobs.push(Job {
+                path: path.clone(),
+                key: String::new(),
+                folder: folder.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+                named: true,
+            });
+        }
+    }
+    // Files are independent; the order of results is the order of the jobs.
+    let results: Vec<Result<FileResult>> = jobs.par_iter().map(read_file).collect();
+    for (job, result) in jobs.iter().zip(results) {
+        let (ranks, unused) = result?;
+        if let (true, true, Some(first)) = (job.named, ranks.is_empty(), unused.first()) {
+            return Err(InputError {
+                origin: first.path.clone(),
+                message: first.why.clone(),
+                hint: Some("`trainyard trace import` reads PyTorch profiler traces: .json, .json.gz, .tar, .tar.gz, or folders of them".into()),
+                ..InputError::default()
+            }
+            .into());
+        }
+        found.extend(ranks);
+        imported.unused.extend(unused);
+    }
+    imported.unused.sort();
+    if found.is_empty() && imported.traces.ranks.is_empty() {
+        let reasons: Vec<String> =
+            imported.unused.iter().take(5).map(|u| format!("{} {}", u.path, u.why)).collect();
+        let what: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+        return Err(InputError {
+            origin: what.join(", "),
+            message: "holds no trace that can be used".into(),
+            hint: (!reasons.is_empty()).then(|| reasons.join("; ")),
+            ..InputError::default()
+        }
+        .into());
+    }
+    imported.traces.ranks.extend(group(found));
+    imported
+        .traces
+        .ranks
+        .sort_by(|a, b| (&a.header.trace, a.header.rank).cmp(&(&b.header.trace, b.header.rank)));
+    for ranks in imported.traces.traces_mut() {
+        align::align(ranks);
+    }
+    Ok(imported)
+}
+
+/// A file to read.
+struct Job {
+    path: PathBuf,
+    key: String,
+    folder: String,
+    /// Whether the user named this very file.
+    named: bool,
+}
+
+type FileResult = (Vec<Found>, Vec<Unused>);
+
+fn walk(
+    path: &Path,
+    folder: &str,
+    root: &str,
+    jobs: &mut Vec<Job>,
+    unused: &mut Vec<Unused>,
+) -> Result<()> {
+    let entries = std::fs::read_dir(path).map_err(|e| Error::io("list", path, e))?;
+    let mut entries: Vec<PathBuf> = entries
+        .map(|entry| entry.map(|e| e.path()).map_err(|e| Error::io("list", path, e)))
+        .collect::<Result<_>>()?;
+    entries.sort();
+    for entry in entries {
+        let name = entry.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.starts_with('.') {
+            continue;
+        }
+        if entry.is_dir() {
+            let inner = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+            walk(&entry, &inner, root, jobs, unused)?;
+        } else if source::looks_like_trace(&name) {
+            let shown = if folder.is_empty() { root } else { folder };
+            jobs.push(Job {
+                path: entry,
+                key: folder.to_owned(),
+                folder: shown.to_owned(),
+                named: false,
+            });
+        } else {
+            let why = "does not have the name of a trace".to_owned();
+            unused.push(Unused { path: entry.display().to_string(), why });
+        }
+    }
+    Ok(())
+}
+
+fn read_file(job: &Job) -> Result<FileResult> {
+    let mut found = Vec::new();
+    let mut failed = Vec::new();
+    let mut unused = Vec::new();
+    let origin = job.path.display().to_string();
+    source::visit(
+        &job.path,
+        &mut |member| {
+            let label = if member.folder.is_empty() {
+                origin.clone()
+            } else {
+                format!("{origin}: {}/{}", member.folder, member.file)
+            };
+            // Archives are folders of their own, unless several were named.
+            let (key, folder) = match (member.folder.is_empty(), job.named) {
+                (true, _) => (job.key.clone(), job.folder.clone()),
+                (false, true) => {
+                    let inner = member.folder.split_once('/').map_or("", |(_, inner)| inner);
+                    (inner.to_owned(), member.folder.clone())
+                }
+                (false, false) => (
+                    format!("{}/{}", job.key, member.folder),
+                    format!("{}/{}", job.folder, member.folder),
+                ),
+            };
+            match kineto::read(member.reader, &member.file) {
+                Ok(trace) => {
+                    let stem = source::stem(&member.file).to_owned();
+                    found.push(Found { trace, key, folder, stem });
+                }
+                Err(why) => failed.push(Unused { path: label, why }),
+            }
+        },
+        &mut |label, why| {
+            let path = if origin.ends_with(&label) { origin.clone() } else { format!("{origin}: {label}") };
+            unused.push(Unused { path, why });
+        },
+    )?;
+    unused.extend(failed);
+    Ok((found, unused))
+}
+
+/// Decides which ranks ran together. Files in one folder with different rank numbers did; where a
+/// number occurs more than once (several profiling cycles), the n-th files of all ranks did.
+fn group(found: Vec<Found>) -> Vec<RankTrace> {
+    let mut folders: BTreeMap<(String, Option<u32>), Vec<Found>> = BTreeMap::new();
+    for one in found {
+        let key = (one.key.clone(), one.trace.header.world_size);
+        folders.entry(key).or_default().push(one);
+    }
+    let mut groups: Vec<(usize, Vec<Found>)> = Vec::new();
+    for mut members in folders.into_values() {
+        members.sort_by(|a, b| {
+            (a.trace.header.rank, &a.stem, &a.folder).cmp(&(b.trace.header.rank, &b.stem, &b.folder))
+        });
+        let mut cycles: Vec<Vec<Found>> = Vec::new();
+        let mut previous = None;
+        let mut cycle = 0;
+        for member in members {
+            let rank = member.trace.header.rank;
+            cycle = if previous == Some(rank) { cycle + 1 } else { 0 };
+            previous = Some(rank);
+            if cycles.len() <= cycle {
+                cycles.push(Vec::new());
+            }
+            cycles[cycle].push(member);
+        }
+        let several = cycles.len() > 1;
+        groups.extend(
+            cycles.into_iter().enumerate().map(|(i, members)| (if several { i + 1 } else { 0 }, members)),
+        );
+    }
+    let only_one = groups.len() == 1;
+    let mut taken: BTreeMap<String, u32> = BTreeMap::new();
+    let mut ranks = Vec::new();
+    for (cycle, members) in groups {
+        let folder = members.first().map(|m| m.folder.clone()).unwrap_or_default();
+        let folder = if members.iter().any(|m| m.folder != folder) { String::new() } else { folder };
+        let mut name = match (members.as_slice(), folder.is_empty()) {
+            ([alone], _) if only_one => alone.stem.clone(),
+            ([alone], true) => alone.stem.clone(),
+            ([alone], false) => format!("{folder}/{}", alone.stem),
+            (_, true) => "trace".to_owned(),
+            (_, false) => folder,
+        };
+        if members.len() > 1 && cycle > 0 {
+            name = format!("{name}#{cycle}");
+        }
+        // Two traces never share a name.
+        let count = taken.entry(name.clone()).or_insert(0);
+        *count += 1;
+        if *count > 1 {
+            name = format!("{name} ({count})");
+        }
+        let name = redact::scrub(&name).into_owned();
+        for mut member in members {
+            member.trace.header.trace.clone_from(&name);
+            ranks.push(member.trace);
+        }
+    }
+    ranks
+}

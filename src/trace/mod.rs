@@ -1,0 +1,12 @@
+//! Recorded traces.
+pub mod align;
+pub mod analysis;
+pub mod collectives;
+pub mod decimal;
+pub mod format;
+pub mod header;
+pub mod import;
+pub mod launches;
+pub mod model;
+pub mod names;
+pub mod redact;

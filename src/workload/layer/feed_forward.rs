@@ -1,0 +1,214 @@
+//! The feed-forward block: dense, or a mixture of experts with its routing and all-to-alls.
+
+use crate::program::{Collective, KernelClass, Work};
+
+use super::super::config::MoeShape;
+use super::{ACTIVATION_BYTES, Group, Item, LayerContext};
+
+/// What a rank computes of a mixture of experts.
+#[derive(Clone, Copy)]
+struct Routed {
+    /// Tokens this rank sends out, times the experts each goes to.
+    sent: u64,
+    /// Experts on this rank.
+    local: u64,
+    /// Tokens per local expert on the busiest rank.
+    per_expert: u64,
+    /// Width of an expert on this rank.
+    width: u64,
+}
+
+impl LayerContext<'_> {
+    /// Width of the dense block on this rank.
+    pub(super) fn ffn(&self) -> u64 {
+        u64::from(self.model.ffn_hidden).div_ceil(u64::from(self.tensor))
+    }
+
+    fn gates(&self) -> u64 {
+        if self.model.mlp.gated() { 2 } else { 1 }
+    }
+
+    fn activation(&self, elements: u64, backward: bool) -> Item {
+        let passes = match (self.model.mlp.gated(), backward) {
+            (false, false) => 2,
+            (false, true) | (true, false) => 3,
+            (true, true) => 5,
+        };
+        let fused = self.fusion.bias_activation;
+        let launches = if fused { 1 } else { 2 + u32::from(self.model.bias) };
+        let extra = if fused { 0 } else { 2 * u64::from(launches - 1) };
+        Self::stream(
+            if backward { "activation backward" } else { "activation" },
+            KernelClass::Elementwise,
+            elements * ACTIVATION_BYTES * (passes + extra),
+            launches,
+        )
+    }
+
+    /// A dense block of the given width on this rank, without communication.
+    pub(super) fn mlp_forward(&self, items: &mut Vec<Item>, width: u64) {
+        let (t, h) = (self.tokens(), self.hidden());
+        self.casts(items, t * h);
+        items.push(self.gemm("fc1", t, width * self.gates(), h));
+        items.push(self.activation(t * width, false));
+        self.casts(items, t * width);
+        items.push(self.gemm("fc2", t, h, width));
+    }
+
+    /// Its backward; `enter` and `reduce` as for [`Self::column_backward`].
+    pub(super) fn mlp_backward(
+        &self,
+        items: &mut Vec<Item>,
+        width: u64,
+        enter: bool,
+        reduce: bool,
+    ) {
+        self.row_backward(items, ["fc2 dgrad", "fc2 wgrad"], width, enter);
+        items.push(self.activation(self.tokens() * width, true));
+        let names = ["fc1 dgrad", "fc1 wgrad"];
+        self.column_backward(items, names, width * self.gates(), enter, reduce);
+    }
+
+    /// Tokens that this rank routes: sequence shards where the tensor group splits tokens.
+    fn routed_tokens(&self) -> u64 {
+        self.tokens().div_ceil(u64::from(self.tensor))
+    }
+
+    fn routed(&self, moe: &MoeShape) -> Routed {
+        let tokens = self.routed_tokens();
+        let load = moe.capacity_factor.unwrap_or(moe.imbalance);
+        let experts = u64::from(moe.experts);
+        let ranks = u64::from(self.expert);
+        // With tensor parallelism inside experts the tensor group's tokens meet again in each.
+        let gathered = tokens * u64::from(self.expert_tensor);
+        let mean = (gathered * ranks * u64::from(moe.top_k)) as f64 / experts as f64;
+        Routed {
+            sent: tokens * u64::from(moe.top_k),
+            local: experts.div_ceil(ranks).max(1),
+            per_expert: ((mean * load).ceil() as u64).max(1),
+            width: u64::from(moe.expert_hidden).div_ceil(u64::from(self.expert_tensor)),
+        }
+    }
+
+    fn grouped(&self, name: &'static str, m: u64, n: u64, k: u64, experts: u64) -> Item {
+        Item::Kernel {
+            name,
+            class: KernelClass::Gemm,
+            work: Work::Gemm { m, n, k, batch: experts, precision: self.precision },
+            recompute: false,
+        }
+    }
+
+    /// Sends tokens to the ranks of their experts, or back.
+    fn exchange(&self, items: &mut Vec<Item>, sent: u64) {
+        if self.expert > 1 {
+            items.push(Item::Meet {
+                group: Group::Expert,
+                collective: Collective::AllToAll,
+                bytes: sent * self.hidden() * ACTIVATION_BYTES,
+                recompute: false,
+            });
+        }
+    }
+
+    /// Gathers the tensor group's tokens for experts that it shares, or adds up their parts.
+    fn share(&self, items: &mut Vec<Item>, sent: u64, gather: bool) {
+        if self.expert_tensor > 1 {
+            items.push(Item::Meet {
+                group: Group::Tensor,
+                collective: if gather { Collective::AllGather } else { Collective::ReduceScatter },
+                bytes: sent * self.hidden() * ACTIVATION_BYTES * u64::from(self.expert_tensor),
+                recompute: false,
+            });
+        }
+    }
+
+    fn permutation(&self, name: &'static str, sent: u64) -> Item {
+        // Read and write every token once per expert it goes to.
+        let bytes = sent * self.hidden() * ACTIVATION_BYTES * 2;
+        Self::stream(name, KernelClass::Routing, bytes, 2)
+    }
+
+    /// Width of the experts that every token passes, on this rank.
+    fn shared_width(&self, moe: &MoeShape) -> u64 {
+        u64::from(moe.shared_hidden).div_ceil(u64::from(self.tensor))
+    }
+
+    /// Router, dispatch, experts, combine; and the shared experts.
+    pub(super) fn experts_forward(&self, items: &mut Vec<Item>) {
+        let Some(moe) = self.model.moe else { return };
+        let (tokens, h) = (self.routed_tokens(), self.hidden());
+        let r = self.routed(&moe);
+        let experts = u64::from(moe.experts);
+        if moe.shared_hidden > 0 {
+            self.enter(items);
+            self.mlp_forward(items, self.shared_width(&moe));
+            self.leave(items);
+        }
+        items.push(self.gemm_as("router", tokens, experts, h, self.wide_precision()));
+        // Softmax or sigmoid, top-k, counts, maps: small kernels over tokens x experts in fp32.
+        let bytes = tokens * experts * 4 * 4;
+        items.push(Self::stream("top-k", KernelClass::Routing, bytes, 6));
+        if moe.capacity_factor.is_none() {
+            items.push(Item::HostWait);
+        }
+        items.push(self.permutation("permute", r.sent));
+        self.exchange(items, r.sent);
+        self.share(items, r.sent, true);
+        let rows = r.per_expert * r.local;
+        self.casts(items, rows * h);
+        items.push(self.grouped("expert fc1", r.per_expert, r.width * self.gates(), h, r.local));
+        items.push(self.activation(rows * r.width, false));
+        self.casts(items, rows * r.width);
+        items.push(self.grouped("expert fc2", r.per_expert, h, r.width, r.local));
+        self.share(items, r.sent, false);
+        self.exchange(items, r.sent);
+        items.push(self.permutation("unpermute", r.sent));
+    }
+
+    /// The same backwards.
+    pub(super) fn experts_backward(&self, items: &mut Vec<Item>) {
+        let Some(moe) = self.model.moe else { return };
+        let (tokens, h) = (self.routed_tokens(), self.hidden());
+        let r = self.routed(&moe);
+        let experts = u64::from(moe.experts);
+        let (up, rows) = (r.width * self.gates(), r.per_expert * r.local);
+        items.push(self.permutation("unpermute backward", r.sent));
+        self.exchange(items, r.sent);
+        self.share(items, r.sent, true);
+        self.casts(items, rows * h);
+        items.push(self.grouped("expert fc2 dgrad", r.per_expert, r.width, h, r.local));
+        items.push(self.grouped("expert fc2 wgrad", h, r.width, r.per_expert, r.local));
+        items.push(self.activation(rows * r.width, true));
+        self.casts(items, rows * up);
+        items.push(self.grouped("expert fc1 dgrad", r.per_expert, h, up, r.local));
+        items.push(self.grouped("expert fc1 wgrad", up, h, r.per_expert, r.local));
+        self.share(items, r.sent, false);
+        self.exchange(items, r.sent);
+        items.push(self.permutation("permute backward", r.sent));
+        let bytes = tokens * experts * 4 * 3;
+        items.push(Self::stream("top-k backward", KernelClass::Routing, bytes, 4));
+        items.push(self.gemm_as("router dgrad", tokens, h, experts, self.wide_precision()));
+        items.push(self.gemm_as("router wgrad", experts, h, tokens, self.wide_precision()));
+        if moe.shared_hidden > 0 {
+            self.enter(items);
+            self.mlp_backward(items, self.shared_width(&moe), false, true);
+        }
+    }
+
+    /// Bytes of a feed-forward block that are kept for backward.
+    pub(super) fn feed_forward_saved(&self, experts: bool) -> u64 {
+        let per_width = (self.gates() + 1) * ACTIVATION_BYTES;
+        match self.model.moe.filter(|_| experts) {
+            None => self.tokens() * self.ffn() * per_width,
+            Some(moe) => {
+                let r = self.routed(&moe);
+                let rows = r.per_expert * r.local;
+                // Dispatched tokens, expert activations, outputs before they are weighted.
+                rows * (2 * self.hidden() * ACTIVATION_BYTES + r.width * per_width)
+                    + self.tokens() * self.shared_width(&moe) * per_width
+                    + self.routed_tokens() * u64::from(moe.experts) * 4
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Activation memory of a layer.
+
+use crate::hardware::AttentionKernel;
+use crate::plan::Recompute;
+
+use super::super::model::LayerKind;
+use super::{ACTIVATION_BYTES, LayerContext};
+
+impl LayerContext<'_> {
+    /// Bytes kept per layer and micro-batch from forward to backward (Korthikanti et al. 2022,
+    /// equations 1-4, generalised to grouped heads, gates, experts and fused attention).
+    #[must_use]
+    pub fn saved_bytes(&self, kind: LayerKind) -> u64 {
+        let outer = self.outer_tokens() * self.hidden();
+        let stream = outer * ACTIVATION_BYTES;
+        if self.recompute == Recompute::Full {
+            return stream;
+        }
+        let t = self.tokens();
+        let mask = u64::from(self.fusion.dropout);
+        let latent = self.model.mla.map_or(0, |mla| {
+            // Compressed vectors before and after their norms.
+            2 * t * u64::from(mla.query_rank + mla.kv_rank) * ACTIVATION_BYTES
+        });
+        let qkv = t * (self.query_width() + self.key_value_width()) * ACTIVATION_BYTES + latent;
+        let output = t * self.value_width() * ACTIVATION_BYTES;
+        let scores = match self.attention {
+            // One fp32 log-sum-exp per query and head.
+            AttentionKernel::Flash => t * self.heads() * 4,
+            AttentionKernel::Unfused if self.recompute == Recompute::Selective => 0,
+            AttentionKernel::Unfused => {
+                let pairs = t * self.heads() * u64::from(self.sequence);
+                // Softmax output; with dropout also its mask and its output.
+                pairs * (ACTIVATION_BYTES + mask * (1 + ACTIVATION_BYTES))
+            }
+        };
+        // Norm inputs (2; one in a parallel block), inputs of the column-parallel layers (2; sharded
+        // under sequence parallelism, gathered again in backward), dropout masks (2).
+        let streams = if self.model.parallel_block { 2 } else { 4 };
+        streams * stream
+            + 2 * mask * outer
+            + qkv
+            + output
+            + scores
+            + self.feed_forward_saved(kind.experts)
+    }
+
+    /// Bytes that exist while one layer runs backward beyond what is kept: what is recomputed.
+    #[must_use]
+    pub fn transient_bytes(&self, kind: LayerKind) -> u64 {
+        let all = LayerContext { recompute: Recompute::None, ..self.clone() }.saved_bytes(kind);
+        match self.recompute {
+            Recompute::Full => all,
+            Recompute::Selective => all - self.saved_bytes(kind),
+            Recompute::None => 0,
+        }
+    }
+
+    /// Bytes of the logits: 16-bit output, fp32 copy, and fp32 gradient unless the loss is fused.
+    #[must_use]
+    pub fn logits_bytes(&self) -> u64 {
+        let elements = self.tokens() * self.vocabulary();
+        elements * if self.fusion.cross_entropy { 2 + 4 } else { 2 + 4 + 4 }
+    }
+}
