@@ -42,9 +42,7 @@ fn check(trace: &str, file: &str, expected_rows: usize) {
         .traces
         .ranks
         .iter()
-        .map(|rank| {
-            (rank.header.rank.to_string(), windows(rank, &Launches::of(rank)))
-        })
+        .map(|rank| (rank.header.rank.to_string(), windows(rank, &Launches::of(rank))))
         .collect();
     let rows = ground_truth(&corpus, trace);
     assert_eq!(rows.len(), expected_rows, "{trace}: rows of ground truth");

@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use crate::error::{Error, Result};
-use crate::validate::{EMBEDDED, Errors, Outcome, Score, Status, Tables, error_of, run, scores};
+use crate::error::{Error, Result, nearest_names};
+use crate::validate::{
+    EMBEDDED, Errors, Outcome, Predictor, Row, Score, Status, Tables, error_of, run, scores,
+};
 
 use super::{Context, Format, stdout_error, write_file, write_json};
 
@@ -23,6 +25,9 @@ pub struct ValidateArgs {
     /// Writes one line per row.
     #[arg(long, value_name = "OUT.csv")]
     predictions: Option<PathBuf>,
+    /// Prints the scenario of one row, for `trainyard run`, and does nothing else.
+    #[arg(long, value_name = "ID", conflicts_with = "predictions")]
+    scenario: Option<String>,
     /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -115,6 +120,10 @@ pub fn run_validate(args: &ValidateArgs, context: &Context, out: &mut dyn Write)
         files.push(path.display().to_string());
     }
     let Tables { rows, problems, .. } = tables;
+    if let Some(id) = &args.scenario {
+        let text = scenario_of(&rows, id, &Predictor::new(&catalogue))?;
+        return out.write_all(text.as_bytes()).map_err(stdout_error);
+    }
     let outcomes = run(rows, &catalogue);
     let scores = scores(&outcomes);
     let reasons = reasons(&outcomes);
@@ -142,6 +151,16 @@ pub fn run_validate(args: &ValidateArgs, context: &Context, out: &mut dyn Write)
             write_json(out, &report)
         }
     }
+}
+
+fn scenario_of(rows: &[Row], id: &str, predictor: &Predictor<'_>) -> Result<String> {
+    let row = rows.iter().find(|row| row.labels.id == id).ok_or_else(|| Error::UnknownName {
+        what: "row",
+        name: id.to_owned(),
+        nearest: nearest_names(id, rows.iter().map(|row| row.labels.id.as_str())),
+    })?;
+    let text = row.spec.clone().and_then(|spec| predictor.scenario(&spec));
+    text.map_err(|reason| Error::Unsupported(format!("row `{id}`: {reason}")))
 }
 
 fn prediction_line(outcome: &Outcome) -> PredictionLine<'_> {

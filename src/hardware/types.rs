@@ -135,6 +135,8 @@ pub struct Node {
     /// Taken where a source names the accelerator and not the server.
     #[serde(default)]
     pub usual: bool,
+    /// Entry that stands for this one in published runs, which differ in how they fill it.
+    pub rows_use: Option<String>,
     /// Fabric that such nodes are joined by where a source does not say.
     pub usual_fabric: Option<String>,
     /// Links between devices.
@@ -377,6 +379,8 @@ pub struct StackDefaults {
     pub sequence_parallel: bool,
     /// Sequences per micro-batch; the replica's whole batch if absent.
     pub micro_batch: Option<u32>,
+    /// Ranks that share each expert's matrices; the tensor group if absent.
+    pub expert_tensor: Option<u32>,
     /// Stack that a run with its compiler switched on is (`compile=yes`).
     pub compiled: Option<String>,
     /// Why these.

@@ -150,10 +150,7 @@ pub(crate) fn align(ranks: &mut [RankTrace]) {
                 }
                 let Some(here) = here else { continue };
                 for &(rank, index) in matched.members.iter().filter(|(rank, _)| !done[*rank]) {
-                    samples
-                        .entry(rank)
-                        .or_default()
-                        .push(here.saturating_sub(end(rank, index)));
+                    samples.entry(rank).or_default().push(here.saturating_sub(end(rank, index)));
                 }
             }
             for (rank, mut distances) in samples {

@@ -154,7 +154,10 @@ impl CommOp {
         let n = f64::from(n.max(1));
         match self {
             Self::AllReduce => 2.0 * (n - 1.0) / n,
-            Self::AllGather | Self::ReduceScatter | Self::AllToAll | Self::Gather
+            Self::AllGather
+            | Self::ReduceScatter
+            | Self::AllToAll
+            | Self::Gather
             | Self::Scatter => (n - 1.0) / n,
             _ => 1.0,
         }
@@ -162,7 +165,12 @@ impl CommOp {
 
     /// The size that bandwidth is quoted for, bytes, from what each rank puts in and gets out.
     #[must_use]
-    pub fn message_bytes(self, in_bytes: Option<i64>, out_bytes: Option<i64>, n: u32) -> Option<i64> {
+    pub fn message_bytes(
+        self,
+        in_bytes: Option<i64>,
+        out_bytes: Option<i64>,
+        n: u32,
+    ) -> Option<i64> {
         let n = i64::from(n);
         match self {
             Self::AllGather => out_bytes.or_else(|| in_bytes?.checked_mul(n)),
@@ -212,8 +220,7 @@ pub(crate) fn resolve(trace: &mut RankTrace) {
     let mut pending = false;
     for event in &mut trace.events {
         if event.kind == Kind::Kernel {
-            event.communicates =
-                event.collective != NO_INDEX || by_name[event.name.index()];
+            event.communicates = event.collective != NO_INDEX || by_name[event.name.index()];
             pending |= event.communicates && event.collective == NO_INDEX;
         }
     }
@@ -298,9 +305,9 @@ fn named(trace: &mut RankTrace, event: &Event) -> u32 {
         return NO_INDEX;
     };
     let op = op.to_owned();
-    let (dims, types) = trace.op(event).map_or((NameId::EMPTY, NameId::EMPTY), |detail| {
-        (detail.dims, detail.types)
-    });
+    let (dims, types) = trace
+        .op(event)
+        .map_or((NameId::EMPTY, NameId::EMPTY), |detail| (detail.dims, detail.types));
     let elements = elements(trace.names.get(dims)).unwrap_or(-1);
     let types = trace.names.get(types);
     let dtype = types.trim_start_matches('[').split([',', ']']).next().unwrap_or_default();

@@ -140,9 +140,19 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_refused() {
-        for text in
-            ["", ".", "-", "NaN", "Infinity", "1.2.3", "1e", "0x", "9e99", "99999999999999999", "1 2"]
-        {
+        for text in [
+            "",
+            ".",
+            "-",
+            "NaN",
+            "Infinity",
+            "1.2.3",
+            "1e",
+            "0x",
+            "9e99",
+            "99999999999999999",
+            "1 2",
+        ] {
             assert_eq!(micros_to_nanos(text.as_bytes()), None, "{text}");
         }
     }

@@ -54,7 +54,8 @@ impl Names {
         self.text.push_str(text);
         self.ends.push(self.text.len());
         let Self { text, ends, table, hasher } = self;
-        table.insert_unique(hash, id, |other| hasher.hash_one(slice(text, ends, *other).as_bytes()));
+        table
+            .insert_unique(hash, id, |other| hasher.hash_one(slice(text, ends, *other).as_bytes()));
         NameId(id)
     }
 

@@ -116,9 +116,7 @@ pub fn scrub(text: &str) -> Cow<'_, str> {
 pub fn label(text: &str) -> Option<String> {
     let text = text.trim();
     let plain = text.len() <= 96
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || " _-.:,/()[]+<>#@|".contains(c));
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || " _-.:,/()[]+<>#@|".contains(c));
     (plain && matches!(scrub(text), Cow::Borrowed(_))).then(|| text.to_owned())
 }
 

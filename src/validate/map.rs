@@ -65,7 +65,6 @@ pub(super) fn map(
     {
         stack = catalogue.stack(compiled).map_err(|e| Reject::Unsupported(e.to_string()))?;
     }
-    unsupported(spec)?;
     let sequence =
         spec.sequence.ok_or_else(|| Reject::Unsupported("seq_len is not stated".into()))?;
     let model_shape = shape::shape(spec, catalogue, models, stack, &mut assumed)?;
@@ -86,10 +85,16 @@ pub(super) fn map(
     let mut plan = PlanTable {
         tensor_parallel: degrees.tensor,
         pipeline_parallel: degrees.pipeline,
+        context_parallel: degrees.context,
         data_parallel: Some(degrees.data),
         micro_batch,
         ..PlanTable::default()
     };
+    if let Some(moe) = &model.moe {
+        experts(spec, degrees, moe.experts, stack, &mut plan, &mut assumed);
+    } else if spec.expert.is_some_and(|n| n > 1) {
+        assumed.push("warning: ep without experts is not used".into());
+    }
     let micro_batches = global_batch / (degrees.data * micro_batch);
     schedule(spec, degrees, micro_batches, model.layers, &mut plan, &mut assumed)?;
     plan.sequence_parallel = sequence_parallel(spec, degrees, stack, &mut assumed);
@@ -125,26 +130,9 @@ pub(super) fn map(
     })
 }
 
-fn is_on(value: &str) -> bool {
+/// Whether a switch is on.
+pub(super) fn is_on(value: &str) -> bool {
     !matches!(value, "no" | "off" | "false" | "0" | "none" | "")
-}
-
-/// Configurations that are understood and not simulated. Models are judged by [`shape`].
-fn unsupported(spec: &RowSpec) -> Result<(), Reject> {
-    let refuse = |what: String| Err(Reject::Unsupported(what));
-    if let Some(size) = spec.context.filter(|n| *n > 1) {
-        return refuse(format!("context parallelism (cp {size})"));
-    }
-    for (key, what) in [
-        ("sliding_window", "sliding-window attention"),
-        ("parallel_block", "parallel transformer block"),
-        ("mtp", "multi-token prediction"),
-    ] {
-        if spec.option(key).is_some_and(is_on) {
-            return refuse(what.to_owned());
-        }
-    }
-    Ok(())
 }
 
 fn precision(
@@ -366,6 +354,36 @@ fn uneven(layers: u32, stages: u32) -> Option<Vec<u32>> {
     })
 }
 
+/// Expert parallelism: over data x context ranks, and over the tensor ranks too where experts are
+/// not split over them.
+fn experts(
+    spec: &RowSpec,
+    degrees: Degrees,
+    experts: u32,
+    stack: &Stack,
+    plan: &mut PlanTable,
+    assumed: &mut Vec<String>,
+) {
+    let wanted = spec.expert.unwrap_or(1);
+    let room = degrees.data * degrees.context;
+    let split = room.is_multiple_of(wanted) && stack.defaults.expert_tensor.is_none();
+    if degrees.tensor > 1 && !split {
+        plan.expert_tensor_parallel = Some(1);
+        assumed.push("experts are not split over the tensor group".into());
+    }
+    let room = if split { room } else { room * degrees.tensor };
+    let fitting = (1..=wanted.min(room))
+        .rev()
+        .find(|d| room.is_multiple_of(*d) && experts.is_multiple_of(*d));
+    plan.expert_parallel = fitting.unwrap_or(1);
+    if plan.expert_parallel != wanted {
+        assumed.push(format!(
+            "warning: ep {wanted} does not divide {room} ranks and {experts} experts: {}",
+            plan.expert_parallel
+        ));
+    }
+}
+
 fn sequence_parallel(
     spec: &RowSpec,
     degrees: Degrees,
@@ -464,6 +482,7 @@ fn software(spec: &RowSpec, stack: &Stack, assumed: &mut Vec<String>) -> Softwar
         overlap_parameter_gather: None,
         overlap_tensor: None,
         overlap_pipeline: None,
+        overlap_context: None,
         bucket_mb: None,
     };
     software.attention = grammar::attention(&spec.attention);

@@ -405,6 +405,8 @@ pub(super) fn node_and_fabric<'a>(
         });
         ranked[0]
     });
+    let chosen =
+        chosen.rows_use.as_deref().and_then(|name| catalogue.node(name).ok()).unwrap_or(chosen);
     let alone = devices <= chosen.devices.max(chosen.scale_up.domain);
     if named.is_none() {
         assumed.push(format!("node {}", chosen.name));

@@ -17,6 +17,12 @@ use super::shape::{Models, embedded_models};
 /// Layer passes (layers times micro-batches) of one step that are simulated at most.
 const MOST_LAYER_PASSES: u64 = 4_000_000;
 
+/// By how much our memory model may overestimate before a run that was measured is taken to have
+/// recomputed more than its stack does by default: 8-bit copies of saved activations, offloading
+/// and recomputation of single modules are not in it, and a whole recomputation costs a third of
+/// the step.
+const MEMORY_DOUBT: f64 = 0.3;
+
 /// Whether a row was predicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -155,6 +161,22 @@ impl<'a> Predictor<'a> {
         }
     }
 
+    /// The scenario of a row as TOML, for `trainyard run`.
+    ///
+    /// # Errors
+    /// The row is not predicted; the reason why.
+    pub fn scenario(&self, spec: &RowSpec) -> Result<String, String> {
+        let mut mapped =
+            map(spec, self.catalogue, &self.models).map_err(|reject| match reject {
+                Reject::Invalid(reason) | Reject::Unsupported(reason) => reason,
+            })?;
+        self.fit(&mut mapped).map_err(|error| one_line(&error))?;
+        let assumed: String = mapped.assumed.iter().map(|line| format!("# {line}\n")).collect();
+        toml::to_string(&mapped.scenario)
+            .map(|text| format!("{assumed}{text}"))
+            .map_err(|e| format!("cannot serialise the scenario: {e}"))
+    }
+
     fn run(&self, mut mapped: Mapped) -> Result<Prediction, (Mapped, Error)> {
         let setup = match self.fit(&mut mapped) {
             Ok(setup) => setup,
@@ -225,7 +247,8 @@ impl<'a> Predictor<'a> {
         let mut setup = resolved(mapped)?;
         let ladder = mapped.recompute_ladder.clone();
         let fits = |setup: &Setup<'_>| {
-            peak_memory(setup).1.total() <= setup.accelerator.memory.capacity.value.0
+            let capacity = setup.accelerator.memory.capacity.value.0;
+            peak_memory(setup).1.total() <= capacity * (1.0 + MEMORY_DOUBT)
         };
         for step in ladder.iter().skip(1) {
             if fits(&setup) {
@@ -251,9 +274,17 @@ fn recompute_name(recompute: Recompute) -> &'static str {
     }
 }
 
-/// Parameters that a token passes through.
+/// Parameters that a token passes through: of the experts, those it is sent to.
 fn active_parameters(model: &Model) -> f64 {
-    model.parameters() as f64
+    let idle: u64 = (0..model.layers)
+        .map(|index| {
+            let experts = model.layer_parameters(model.layer_kind(index)).expert;
+            model.moe.map_or(0, |moe| {
+                experts / u64::from(moe.experts) * u64::from(moe.experts - moe.top_k)
+            })
+        })
+        .sum();
+    model.parameters().saturating_sub(idle) as f64
 }
 
 /// An error as one line without its place in a generated scenario.

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::hardware::{Catalogue, Stack};
-use crate::workload::{Mlp, ModelShape, Norm, Positions};
+use crate::workload::{Mlp, ModelShape, MoeShape, Norm, Positions};
 
 use super::Reject;
+use super::map::is_on;
 use super::row::RowSpec;
 
 /// The committed models.csv.
@@ -15,8 +16,7 @@ const EMBEDDED: &str = include_str!("../../tests/validation/models.csv");
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct KeyedModel {
     shape: ModelShape,
-    experts: Option<u32>,
-    top_k: Option<u32>,
+    /// Its attention is latent: the sizes of that are in presets only.
     latent_attention: bool,
 }
 
@@ -41,6 +41,19 @@ pub(super) fn embedded_models() -> Models {
             "geglu" => Some(Mlp::Geglu),
             _ => None,
         };
+        let moe = number("moe_experts").filter(|n| *n > 1).and_then(|experts| {
+            let expert_hidden = number("moe_d_ff")?;
+            Some(MoeShape {
+                experts,
+                top_k: number("moe_topk")?,
+                expert_hidden,
+                shared_hidden: number("shared_experts").unwrap_or(0) * expert_hidden,
+                dense_layers: number("dense_layers").unwrap_or(0),
+                every: if cell("dense_layers").contains("every second") { 2 } else { 1 },
+                capacity_factor: None,
+                imbalance: 1.0,
+            })
+        });
         let shape = ModelShape {
             layers: number("n_layers"),
             hidden: number("d_model"),
@@ -51,37 +64,32 @@ pub(super) fn embedded_models() -> Models {
             vocab: number("vocab"),
             mlp,
             tied_embeddings: Some(cell("tied_embeddings") == "yes"),
+            moe,
             ..ModelShape::default()
         };
-        models.insert(
-            cell("model_key").to_lowercase(),
-            KeyedModel {
-                shape,
-                experts: number("moe_experts"),
-                top_k: number("moe_topk"),
-                latent_attention: cell("attention") == "mla",
-            },
-        );
+        let latent_attention = cell("attention") == "mla";
+        models.insert(cell("model_key").to_lowercase(), KeyedModel { shape, latent_attention });
     }
     models
 }
 
-/// What of a model the simulator does not have yet.
-fn unsupported(spec: &RowSpec, keyed: Option<&KeyedModel>) -> Option<String> {
-    let experts = spec.experts.or(keyed.and_then(|k| k.experts)).filter(|n| *n > 1);
-    if let Some(experts) = experts {
-        let top = spec.top_k.or(keyed.and_then(|k| k.top_k));
-        let top = top.map_or_else(String::new, |k| format!(", {k} per token"));
-        return Some(format!("mixture of experts ({experts} experts{top})"));
-    }
-    if keyed.is_some_and(|k| k.latent_attention) {
-        return Some("multi-head latent attention".into());
-    }
-    let name = format!("{} {}", spec.model, spec.model_key).to_lowercase();
-    ["mamba", "jamba", "nemotron_h", "nemotron-h", "nemotron_3_nano", "nemotron-3-nano", "rwkv"]
+/// Models that are understood and not simulated.
+fn unsupported(spec: &RowSpec) -> Option<String> {
+    let name = bare(&format!("{} {}", spec.model, spec.model_key));
+    const STATE_SPACE: [&str; 8] = [
+        "mamba",
+        "jamba",
+        "nemotronh",
+        "nemotron3nano",
+        "nemotron3super",
+        "nemotron3ultra",
+        "rwkv",
+        "qwen3next",
+    ];
+    STATE_SPACE
         .iter()
         .find(|part| name.contains(*part))
-        .map(|_| "state-space layers".to_owned())
+        .map(|_| "state-space or linear-attention layers".to_owned())
 }
 
 /// Letters and digits of a name.
@@ -99,7 +107,7 @@ pub(super) fn shape(
 ) -> Result<ModelShape, Reject> {
     let key = spec.model_key.to_lowercase();
     let keyed = models.get(&key);
-    if let Some(what) = unsupported(spec, keyed) {
+    if let Some(what) = unsupported(spec) {
         return Err(Reject::Unsupported(what));
     }
     let row = ModelShape {
@@ -135,8 +143,16 @@ pub(super) fn shape(
         assumed.push(format!("rest of the shape from {}", preset.name));
     }
     let mut base = preset.map(|p| p.shape.clone()).unwrap_or_default();
-    if let Some(keyed) = keyed {
-        base = base.overlaid(&keyed.shape);
+    // A preset says more than models.csv (experts, latent attention, windows) and stands on its
+    // own where there is one.
+    if let Some(keyed) = keyed
+        && preset.is_none()
+    {
+        if keyed.latent_attention {
+            let what = "latent attention (its sizes are in no preset)";
+            return Err(Reject::Unsupported(what.into()));
+        }
+        base = keyed.shape.clone();
     }
     if !agrees(&base) {
         assumed.push(format!("the row's shape differs from {key}'s and is taken"));
@@ -146,6 +162,12 @@ pub(super) fn shape(
         }
     }
     let mut shape = base.overlaid(&row);
+    if shape.mla.is_some() {
+        // Sources count key/value heads of latent attention in different ways.
+        shape.kv_heads = base.kv_heads;
+    }
+    experts(spec, &mut shape, assumed)?;
+    switches(spec, &mut shape, assumed);
     let missing: Vec<&str> = [
         (shape.layers, "n_layers"),
         (shape.hidden, "d_model"),
@@ -160,7 +182,7 @@ pub(super) fn shape(
     if !missing.is_empty() {
         let text = if key.is_empty() { &spec.model } else { &spec.model_key };
         return Err(Reject::Unsupported(format!(
-            "shape incomplete: {} in neither the row nor models.csv nor a preset for `{}`",
+            "shape incomplete ({} in neither the row nor models.csv nor a preset for `{}`)",
             missing.join(", "),
             super::table::cut(text)
         )));
@@ -193,6 +215,56 @@ pub(super) fn shape(
         shape.tied_embeddings = Some(tied);
     }
     Ok(shape)
+}
+
+/// Experts of a row: what it states over what its preset has.
+fn experts(
+    spec: &RowSpec,
+    shape: &mut ModelShape,
+    assumed: &mut Vec<String>,
+) -> Result<(), Reject> {
+    match (&mut shape.moe, spec.experts.filter(|n| *n > 1)) {
+        (Some(moe), stated) => {
+            moe.experts = stated.unwrap_or(moe.experts);
+            moe.top_k = spec.top_k.unwrap_or(moe.top_k);
+            if let Some(capacity) = spec.option("capacity") {
+                // `dropless`, or a factor.
+                moe.capacity_factor = capacity.parse().ok().filter(|factor| *factor > 0.0);
+            } else {
+                assumed.push("dropless experts".into());
+            }
+            if spec.option("routing").is_none_or(|routing| !routing.contains("balanced")) {
+                assumed.push("balanced routing".into());
+            }
+            Ok(())
+        }
+        (None, Some(count)) => Err(Reject::Unsupported(format!(
+            "mixture of experts whose width is not known ({count} experts, no preset)"
+        ))),
+        (None, None) => Ok(()),
+    }
+}
+
+/// Variants of a model that a row switches on.
+fn switches(spec: &RowSpec, shape: &mut ModelShape, assumed: &mut Vec<String>) {
+    if let Some(value) = spec.option("parallel_block") {
+        shape.parallel_block = Some(is_on(value));
+    }
+    if let Some(value) = spec.option("mtp") {
+        shape.mtp_modules = match value.parse::<u32>() {
+            Ok(modules) => Some(modules.min(16)),
+            Err(_) => Some(u32::from(is_on(value))),
+        };
+    }
+    if let Some(value) = spec.option("sliding_window").filter(|value| is_on(value)) {
+        let stated = value.parse::<u32>().ok().filter(|window| *window > 1);
+        let window = stated.or(shape.window).or_else(|| {
+            let half = (spec.sequence? / 2).max(1);
+            assumed.push(format!("window of {half} tokens (half a sequence)"));
+            Some(half)
+        });
+        shape.window = window;
+    }
 }
 
 /// Two matrices or three: whichever comes closer to the stated parameters; without those, two

@@ -117,10 +117,8 @@ fn read_rank(directory: &Path, entry: RankEntry, strict: bool) -> Result<RankTra
         Box::new(opened)
     };
     let hashing = Hashing { inner: plain, hasher: blake3::Hasher::new() };
-    let mut reader = csv::ReaderBuilder::new()
-        .flexible(true)
-        .buffer_capacity(256 << 10)
-        .from_reader(hashing);
+    let mut reader =
+        csv::ReaderBuilder::new().flexible(true).buffer_capacity(256 << 10).from_reader(hashing);
     let mut rank = RankTrace::default();
     rank.header = about;
     let columns = Columns::of(&mut reader, &path, &origin)?;
@@ -180,7 +178,9 @@ fn read_rank(directory: &Path, entry: RankEntry, strict: bool) -> Result<RankTra
     };
     if let Some(expected) = &file.blake3 {
         if !hash.as_str().eq_ignore_ascii_case(expected) {
-            return Err(wrong(format!("its BLAKE3 checksum is {hash}, and the header says {expected}")));
+            return Err(wrong(format!(
+                "its BLAKE3 checksum is {hash}, and the header says {expected}"
+            )));
         }
     }
     if rows != file.rows {

@@ -194,7 +194,11 @@ fn read_file(job: &Job) -> Result<FileResult> {
             }
         },
         &mut |label, why| {
-            let path = if origin.ends_with(&label) { origin.clone() } else { format!("{origin}: {label}") };
+            let path = if origin.ends_with(&label) {
+                origin.clone()
+            } else {
+                format!("{origin}: {label}")
+            };
             unused.push(Unused { path, why });
         },
     )?;
@@ -213,7 +217,11 @@ fn group(found: Vec<Found>) -> Vec<RankTrace> {
     let mut groups: Vec<(usize, Vec<Found>)> = Vec::new();
     for mut members in folders.into_values() {
         members.sort_by(|a, b| {
-            (a.trace.header.rank, &a.stem, &a.folder).cmp(&(b.trace.header.rank, &b.stem, &b.folder))
+            (a.trace.header.rank, &a.stem, &a.folder).cmp(&(
+                b.trace.header.rank,
+                &b.stem,
+                &b.folder,
+            ))
         });
         let mut cycles: Vec<Vec<Found>> = Vec::new();
         let mut previous = None;
@@ -229,7 +237,10 @@ fn group(found: Vec<Found>) -> Vec<RankTrace> {
         }
         let several = cycles.len() > 1;
         groups.extend(
-            cycles.into_iter().enumerate().map(|(i, members)| (if several { i + 1 } else { 0 }, members)),
+            cycles
+                .into_iter()
+                .enumerate()
+                .map(|(i, members)| (if several { i + 1 } else { 0 }, members)),
         );
     }
     let only_one = groups.len() == 1;
@@ -237,7 +248,8 @@ fn group(found: Vec<Found>) -> Vec<RankTrace> {
     let mut ranks = Vec::new();
     for (cycle, members) in groups {
         let folder = members.first().map(|m| m.folder.clone()).unwrap_or_default();
-        let folder = if members.iter().any(|m| m.folder != folder) { String::new() } else { folder };
+        let folder =
+            if members.iter().any(|m| m.folder != folder) { String::new() } else { folder };
         let mut name = match (members.as_slice(), folder.is_empty()) {
             ([alone], _) if only_one => alone.stem.clone(),
             ([alone], true) => alone.stem.clone(),

@@ -28,11 +28,44 @@ const LONGEST_SHAPE: usize = 2048;
 
 /// Operand types that may be kept; anything else in the list becomes `?`.
 const TYPES: [&str; 38] = [
-    "", "float", "double", "int", "long", "long int", "bool", "short", "short int", "half",
-    "signed char", "unsigned char", "char", "c10::BFloat16", "c10::Half", "BFloat16", "Half",
-    "Float", "Double", "Int", "Long", "Bool", "Byte", "Scalar", "ScalarList", "Tensor",
-    "TensorList", "GenericList", "Device", "Generator", "Stream", "Dict", "Tuple", "None",
-    "c10::Float8_e4m3fn", "c10::Float8_e5m2", "c10::complex<float>", "String",
+    "",
+    "float",
+    "double",
+    "int",
+    "long",
+    "long int",
+    "bool",
+    "short",
+    "short int",
+    "half",
+    "signed char",
+    "unsigned char",
+    "char",
+    "c10::BFloat16",
+    "c10::Half",
+    "BFloat16",
+    "Half",
+    "Float",
+    "Double",
+    "Int",
+    "Long",
+    "Bool",
+    "Byte",
+    "Scalar",
+    "ScalarList",
+    "Tensor",
+    "TensorList",
+    "GenericList",
+    "Device",
+    "Generator",
+    "Stream",
+    "Dict",
+    "Tuple",
+    "None",
+    "c10::Float8_e4m3fn",
+    "c10::Float8_e5m2",
+    "c10::complex<float>",
+    "String",
 ];
 
 /// Metadata keys whose value is a version.
@@ -150,10 +183,8 @@ impl Builder {
                 .unwrap_or(if ranks.is_empty() { -1 } else { ranks.len() as i32 });
             // A list that was cut short by the writer is worse than none.
             let ranks = if size >= 0 && ranks.len() != size as usize { Vec::new() } else { ranks };
-            let description =
-                group["pg_desc"].as_str().and_then(redact::label).unwrap_or_default();
-            self.groups
-                .insert(name.clone(), ProcessGroup { name, description, ranks, size });
+            let description = group["pg_desc"].as_str().and_then(redact::label).unwrap_or_default();
+            self.groups.insert(name.clone(), ProcessGroup { name, description, ranks, size });
         }
     }
 
@@ -292,10 +323,8 @@ impl Builder {
         if let Some(name) = group.as_deref().filter(|name| !name.is_empty()) {
             self.learn_group(name, args);
         }
-        let peer = [args.destination_rank, args.source_rank]
-            .into_iter()
-            .find_map(small)
-            .unwrap_or(-1);
+        let peer =
+            [args.destination_rank, args.source_rank].into_iter().find_map(small).unwrap_or(-1);
         let mut intern = |text: Option<String>| match text {
             Some(text) => self.trace.names.intern(&text),
             None => NameId::EMPTY,
@@ -333,17 +362,19 @@ impl Builder {
             (Some(ranks), None) => ranks,
             (_, Some(size)) if size <= 1 << 20 => {
                 match (number(args.group_start), number(args.group_stride)) {
-                    (Some(start), Some(stride)) => (0..size)
-                        .map_while(|i| i.checked_mul(stride)?.checked_add(start))
-                        .collect(),
+                    (Some(start), Some(stride)) => {
+                        (0..size).map_while(|i| i.checked_mul(stride)?.checked_add(start)).collect()
+                    }
                     _ => Vec::new(),
                 }
             }
             _ => Vec::new(),
         };
-        let size = size
-            .and_then(|n| i32::try_from(n).ok())
-            .unwrap_or(if ranks.is_empty() { -1 } else { ranks.len() as i32 });
+        let size = size.and_then(|n| i32::try_from(n).ok()).unwrap_or(if ranks.is_empty() {
+            -1
+        } else {
+            ranks.len() as i32
+        });
         let description = known
             .map(|group| group.description.clone())
             .filter(|text| !text.is_empty())
@@ -376,11 +407,8 @@ impl Builder {
         if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
             return;
         }
-        let window = StepWindow {
-            name: number.to_owned(),
-            start_ns: event.start_ns,
-            dur_ns: event.dur_ns,
-        };
+        let window =
+            StepWindow { name: number.to_owned(), start_ns: event.start_ns, dur_ns: event.dur_ns };
         event.kind = Kind::Annotation;
         self.trace.header.windows.push(window);
     }
@@ -516,9 +544,9 @@ impl Builder {
         header.clock.resolution_ns = if self.fine { 1 } else { 1000 };
         header.groups = self.groups.into_values().collect();
         // The same step is sometimes written both as an operator and as an annotation.
-        header.windows.sort_by(|a, b| {
-            (a.start_ns, a.dur_ns, &a.name).cmp(&(b.start_ns, b.dur_ns, &b.name))
-        });
+        header
+            .windows
+            .sort_by(|a, b| (a.start_ns, a.dur_ns, &a.name).cmp(&(b.start_ns, b.dur_ns, &b.name)));
         header.windows.dedup();
         self.trace.rebase();
         collectives::resolve(&mut self.trace);

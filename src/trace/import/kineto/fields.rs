@@ -297,7 +297,8 @@ mod tests {
 
     #[test]
     fn left_out_events_are_passed_whole() {
-        let text = r#"{"ph":"X","cat":"python_function","name":"f } ","args":{"a":{"b":"}"}}} rest"#;
+        let text =
+            r#"{"ph":"X","cat":"python_function","name":"f } ","args":{"a":{"b":"}"}}} rest"#;
         let mut cursor = Cursor::new(text.as_bytes());
         let fields = Fields::parse(&mut cursor).unwrap();
         assert_eq!(fields.category, Category::LeftOut(2));
