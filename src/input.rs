@@ -198,7 +198,10 @@ impl Document {
 
     /// Turns a serde message at a path into a message for people.
     fn explain(&self, path: &str, message: &str) -> Error {
-        let message = message.trim().trim_end_matches('\n');
+        // The parser adds lines that repeat the path.
+        let kept: Vec<&str> =
+            message.trim().lines().filter(|line| !line.starts_with("in `")).collect();
+        let message = &kept.join("\n");
         for (prefix, what) in [("unknown field `", "key"), ("unknown variant `", "value")] {
             if let Some(rest) = message.strip_prefix(prefix) {
                 let quoted: Vec<&str> = rest.split('`').collect();

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use trainyard::trace::analysis::windows::{Window, windows};
+use trainyard::trace::analysis::{Window, windows};
 use trainyard::trace::import::import;
 use trainyard::trace::launches::Launches;
 

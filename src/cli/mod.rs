@@ -7,6 +7,7 @@ mod completions;
 mod hw;
 mod run;
 mod schema;
+mod trace;
 mod validate;
 
 use std::io::Write;
@@ -38,6 +39,9 @@ enum Command {
     Run(run::RunArgs),
     /// Show the hardware catalogue with the provenance of every figure.
     Hw(hw::HwArgs),
+    /// Work with recorded traces: import, inspect, replay.
+    #[command(subcommand)]
+    Trace(trace::TraceCommand),
     /// Compare predictions with published measurements.
     Validate(validate::ValidateArgs),
     /// Print the JSON Schema of an input or output file.
@@ -88,6 +92,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&args, &context, &mut out),
         Command::Hw(args) => hw::run(&args, &context, &mut out),
+        Command::Trace(command) => command.run(&mut out),
         Command::Validate(args) => validate::run_validate(&args, &context, &mut out),
         Command::Schema(args) => schema::run(&args, &mut out),
         Command::Completions(args) => completions::run(&args, &mut out),

@@ -62,7 +62,7 @@ pub fn run(args: &RunArgs, context: &Context, out: &mut dyn Write) -> Result<()>
         document.set(assignment)?;
     }
     let setup = resolve(&document, &catalogue)?;
-    let options = Options { engine: args.engine, no_lump: args.no_lump };
+    let options = Options { engine: args.engine, no_lump: args.no_lump, stats: args.stats };
     let mut result = simulate(&setup, &catalogue, options)?;
     if args.stats {
         result.simulation.cpu_seconds = Some(cpu.elapsed().as_secs_f64());

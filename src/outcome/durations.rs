@@ -95,6 +95,7 @@ pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
         per_step: host.per_step.value.to_nanos(),
         launch_latency: host.launch_latency.value.to_nanos(),
         queue_depth: host.queue_depth.value.0 as u32,
+        dispatch_gap: Nanos::ZERO,
     };
     debug_assert!(kernels.iter().all(|k| *k >= Nanos::ZERO));
     Ok(Timed { durations: Durations { kernels, meetings, group_class, host }, warnings })

@@ -2,9 +2,11 @@
 //! and account come together.
 
 mod durations;
+mod recorded;
 mod result;
 
 pub use durations::{Timed, time_program};
+pub use recorded::{RankReplay, RecordedReplay, recorded_durations, replay_recorded};
 pub use result::*;
 
 use std::collections::BTreeMap;
@@ -45,6 +47,8 @@ pub struct Options {
     pub engine: Engine,
     /// Replay every rank instead of classes of equal ranks.
     pub no_lump: bool,
+    /// Report on the simulation itself, which may differ where results do not.
+    pub stats: bool,
 }
 
 /// The layer as one rank of the setup sees it.
@@ -249,7 +253,7 @@ fn assemble(
             rates: "frozen".to_owned(),
             ranks: program.world_size() as u64,
             operation_instances: program.operation_instances(),
-            lanes: outcome.lanes as u64,
+            lanes: options.stats.then_some(outcome.lanes as u64),
             cpu_seconds: None,
             peak_bytes: None,
         },

@@ -268,8 +268,8 @@ pub struct SimulationInfo {
     pub ranks: u64,
     /// Operations of all ranks.
     pub operation_instances: u64,
-    /// Lanes evaluated: classes of equal ranks, or ranks.
-    pub lanes: u64,
+    /// Lanes evaluated: classes of equal ranks, or ranks; only with `--stats`.
+    pub lanes: Option<u64>,
     /// CPU time in seconds; only with `--stats`.
     pub cpu_seconds: Option<f64>,
     /// Peak memory of the process in bytes; only with `--stats`.

@@ -83,6 +83,8 @@ pub struct PlanRequest {
     pub order: [Axis; 4],
     /// Tokens per sequence.
     pub sequence: u32,
+    /// Key/value heads of the model.
+    pub kv_heads: u32,
     /// Routed experts of the model; 0 for a dense model.
     pub experts: u32,
     /// Layers of the model.
@@ -146,6 +148,7 @@ impl Plan {
             ("expert_parallel", r.expert),
             ("expert_tensor_parallel", r.expert_tensor.unwrap_or(1)),
             ("pipeline_parallel", r.pipeline),
+            ("data_parallel", r.data.unwrap_or(1)),
             ("virtual_stages", r.chunks),
             ("micro_batch", r.micro_batch),
             ("global_batch", r.global_batch),
@@ -160,6 +163,16 @@ impl Plan {
                 "tensor_parallel",
                 format!("{} attention heads are not divisible by {} ranks", r.heads, r.tensor),
                 Some(format!("tensor_parallel = {}", nearest_divisor(r.heads, r.tensor))),
+            ));
+        }
+        if !r.kv_heads.is_multiple_of(r.tensor) && !r.tensor.is_multiple_of(r.kv_heads) {
+            return Err(fail(
+                "tensor_parallel",
+                format!(
+                    "{} key/value heads are neither divisible by {} ranks nor a divisor of them",
+                    r.kv_heads, r.tensor
+                ),
+                Some(format!("tensor_parallel = {}", nearest_divisor(r.kv_heads, r.tensor))),
             ));
         }
         if !r.sequence.is_multiple_of(r.context) {
@@ -184,23 +197,24 @@ impl Plan {
                         .is_multiple_of(model_ranks)
                         .then(|| format!("data_parallel = {}", r.devices / model_ranks))
                         .or_else(|| {
-                            Some(format!("cluster.devices = {}", model_ranks * data.max(1)))
+                            let devices = model_ranks.saturating_mul(data.max(1));
+                            Some(format!("cluster.devices = {devices}"))
                         }),
                 ));
             }
             None if r.devices.is_multiple_of(model_ranks) => r.devices / model_ranks,
             None => {
-                let key = if r.devices.is_multiple_of(r.tensor * r.context) {
+                let key = if r.devices.is_multiple_of(r.tensor.saturating_mul(r.context)) {
                     "pipeline_parallel"
                 } else {
                     "tensor_parallel"
                 };
-                let up = r.devices.div_ceil(model_ranks) * model_ranks;
+                let up = r.devices.div_ceil(model_ranks).saturating_mul(model_ranks);
                 return Err(fail(
                     key,
                     format!("{degrees} ranks do not divide {} devices", r.devices),
                     Some(if key == "pipeline_parallel" {
-                        let room = r.devices / (r.tensor * r.context);
+                        let room = r.devices / r.tensor.saturating_mul(r.context);
                         format!("pipeline_parallel = {}", nearest_divisor(room, r.pipeline))
                     } else {
                         format!("cluster.devices = {up}")
@@ -208,9 +222,10 @@ impl Plan {
                 ));
             }
         };
-        if !r.global_batch.is_multiple_of(data * r.micro_batch) {
-            let unit = data * r.micro_batch;
-            let nearest = (r.global_batch as f64 / f64::from(unit)).round().max(1.0) as u32 * unit;
+        let unit = data.saturating_mul(r.micro_batch);
+        if !r.global_batch.is_multiple_of(unit) {
+            let times = (f64::from(r.global_batch) / f64::from(unit)).round().max(1.0) as u32;
+            let nearest = times.saturating_mul(unit);
             return Err(fail(
                 "micro_batch",
                 format!(
@@ -221,7 +236,7 @@ impl Plan {
                 Some(format!("training.global_batch = {nearest}")),
             ));
         }
-        let micro_batches = r.global_batch / (data * r.micro_batch);
+        let micro_batches = r.global_batch / unit;
         let chunks = r.chunks;
         if chunks > 1 && r.pipeline == 1 {
             return Err(fail(
@@ -261,11 +276,11 @@ impl Plan {
                 ),
                 Some(format!(
                     "training.global_batch = {}, or virtual_stages = 1",
-                    target * data * r.micro_batch
+                    target.saturating_mul(unit)
                 )),
             ));
         }
-        let virtual_stages = r.pipeline * chunks;
+        let virtual_stages = r.pipeline.saturating_mul(chunks);
         let stage_layers = match &r.layers_per_stage {
             Some(list) => {
                 if list.len() as u32 != virtual_stages {
@@ -275,8 +290,8 @@ impl Plan {
                         None,
                     ));
                 }
-                let sum: u32 = list.iter().sum();
-                if sum != r.layers {
+                let sum: u64 = list.iter().map(|layers| u64::from(*layers)).sum();
+                if sum != u64::from(r.layers) {
                     return Err(fail(
                         "layers_per_stage",
                         format!(
@@ -287,6 +302,16 @@ impl Plan {
                     ));
                 }
                 list.clone()
+            }
+            None if virtual_stages > r.layers => {
+                return Err(fail(
+                    "pipeline_parallel",
+                    format!(
+                        "{} stages x {chunks} chunks are more than the {} layers",
+                        r.pipeline, r.layers
+                    ),
+                    Some(format!("pipeline_parallel = {}", nearest_divisor(r.layers, r.pipeline))),
+                ));
             }
             None => {
                 let (first, last) = (u32::from(r.embedding_as_layer), u32::from(r.head_as_layer));

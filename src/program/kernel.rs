@@ -5,6 +5,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::units::Nanos;
+
 macro_rules! index {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -227,4 +229,6 @@ pub struct CollectiveCall {
     pub collective: Collective,
     /// Size as nccl-tests counts it: the whole buffer (gathered output, scattered input).
     pub bytes: u64,
+    /// Transfer time of a recorded call, until a what-if re-times it.
+    pub recorded: Option<Nanos>,
 }

@@ -220,14 +220,15 @@ impl Walk<'_> {
         let template = &self.sweep.program.templates[self.t];
         let mut ready = self.issued(i) + self.sweep.durations.host.launch_latency.0;
         let mut by = Node::Host(i);
+        let gap = self.sweep.durations.host.dispatch_gap.0;
         let before = self.sweep.templates[self.t].before[i];
         let lane_before = (before != u32::MAX).then_some(before as usize);
         // On a tie the device explains the gap, not the host.
         for j in
             lane_before.into_iter().chain(template.deps(OpId(i as u32)).iter().map(|d| d.index()))
         {
-            if self.end(j) >= ready {
-                ready = self.end(j);
+            if self.end(j) + gap >= ready {
+                ready = self.end(j) + gap;
                 by = if self.is_host(j) { Node::Host(j) } else { Node::Device(j) };
             }
         }

@@ -13,6 +13,7 @@ pub use breakdown::{Breakdown, Category};
 pub use lumping::{LaneGroup, Lumping};
 pub use sweep::Sweep;
 
+use crate::error::{Error, Result};
 use crate::program::{FamilyId, Program};
 use crate::units::Nanos;
 
@@ -32,6 +33,16 @@ pub struct Durations {
 }
 
 impl Durations {
+    /// An upper bound of what any one operation adds to a path, recorded host work aside.
+    #[must_use]
+    pub fn longest(&self) -> Nanos {
+        let host = &self.host;
+        let of_host = host.per_operation.max(host.per_micro_batch).max(host.per_step);
+        let of_device = self.kernels.iter().chain(self.meetings.iter().flatten().flatten()).max();
+        let device = of_device.copied().unwrap_or_default().0;
+        Nanos(of_host.0.saturating_add(device).saturating_add(host.launch_latency.0))
+    }
+
     /// Class of a group.
     #[must_use]
     pub fn class_of(&self, family: FamilyId, group: usize) -> u16 {
@@ -52,6 +63,9 @@ pub struct HostTimes {
     pub launch_latency: Nanos,
     /// Operations it may be ahead of the device; 0 for no limit.
     pub queue_depth: u32,
+    /// From the end of an operation to the start of one that waited for it on the device. Models
+    /// of kernel time include it; recorded kernels do not.
+    pub dispatch_gap: Nanos,
 }
 
 /// What a replay found.
@@ -76,11 +90,16 @@ pub struct Outcome {
 ///
 /// # Errors
 /// The program cannot finish (a defect of whatever built it); the message names the operations
-/// that wait for each other.
-pub fn sweep(
-    program: &Program,
-    durations: &Durations,
-    lumping: &Lumping,
-) -> crate::error::Result<Outcome> {
-    Ok(Sweep::run(program, durations, lumping)?.outcome())
+/// that wait for each other. Or its times do not fit into 64 bits of nanoseconds.
+pub fn sweep(program: &Program, durations: &Durations, lumping: &Lumping) -> Result<Outcome> {
+    let too_long = || Error::Unsupported("the step takes longer than can be counted".into());
+    // No path is longer than all operations one after another, each as long as the longest.
+    let operations: usize = program.templates.iter().map(|template| template.ops.len()).sum();
+    let longest = i128::from(durations.longest().0);
+    if longest * operations as i128 > i128::from(i64::MAX) / 2 {
+        return Err(too_long());
+    }
+    let sweep = Sweep::run(program, durations, lumping)?;
+    sweep.step().0.checked_mul(program.world_size() as i64).ok_or_else(too_long)?;
+    Ok(sweep.outcome())
 }

@@ -241,16 +241,17 @@ impl<'a> Sweep<'a> {
     fn set_ready(&mut self, t: usize, i: usize) {
         let template = &self.program.templates[t];
         let launch = self.durations.host.launch_latency.0;
+        let gap = self.durations.host.dispatch_gap.0;
         let times = &mut self.templates[t];
         let lanes = times.lanes;
         let before = times.before[i];
         for lane in 0..lanes {
             let mut ready = times.issued[i * lanes + lane] + launch;
             if before != u32::MAX {
-                ready = ready.max(times.end[before as usize * lanes + lane]);
+                ready = ready.max(times.end[before as usize * lanes + lane] + gap);
             }
             for dep in template.deps(OpId(i as u32)) {
-                ready = ready.max(times.end[dep.index() * lanes + lane]);
+                ready = ready.max(times.end[dep.index() * lanes + lane] + gap);
             }
             times.start[i * lanes + lane] = ready;
         }
@@ -328,6 +329,14 @@ impl<'a> Sweep<'a> {
     #[must_use]
     pub fn step(&self) -> Nanos {
         self.step
+    }
+
+    /// Start and end of an operation of a template on one of its lanes (0 is the first).
+    #[must_use]
+    pub fn times(&self, template: usize, op: OpId, lane: usize) -> (Nanos, Nanos) {
+        let times = &self.templates[template];
+        let at = op.index() * times.lanes + lane;
+        (Nanos(times.start[at]), Nanos(times.end[at]))
     }
 
     /// Where the time went.

@@ -225,12 +225,14 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
     let simulation = &result.simulation;
     let _ = write!(
         t,
-        "\n{} ranks, {} operations, {} lanes, {} engine",
+        "\n{} ranks, {} operations, {} engine",
         grouped(simulation.ranks as f64),
         grouped(simulation.operation_instances as f64),
-        grouped(simulation.lanes as f64),
         simulation.engine
     );
+    if let Some(lanes) = simulation.lanes {
+        let _ = write!(t, ", {} lanes", grouped(lanes as f64));
+    }
     if let Some(seconds) = simulation.cpu_seconds {
         let _ = write!(t, ", {} CPU", human_time(Seconds(seconds)));
     }

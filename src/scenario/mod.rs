@@ -3,6 +3,7 @@
 //! The types here are the keys of a scenario file; [`resolve`] looks names up in the catalogue,
 //! fills in documented defaults and checks that everything fits together.
 
+mod limits;
 mod resolve;
 
 pub use resolve::{Account, Setup, resolve};

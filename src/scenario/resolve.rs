@@ -8,7 +8,7 @@ use crate::input::Document;
 use crate::plan::{DEFAULT_ORDER, Plan, PlanRequest, Sharding};
 use crate::workload::{Model, Recipe};
 
-use super::{DEFAULT_GRID, Scenario, ShardingScheme};
+use super::{DEFAULT_GRID, Scenario, ShardingScheme, limits};
 
 /// A scenario whose names are looked up and whose plan multiplies out.
 #[derive(Clone, Debug)]
@@ -77,6 +77,8 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
     let model = shape.complete(sequence).map_err(|(key, message)| {
         at(&format!("model.shape.{key}"), &format!("{key} {message}"), None)
     })?;
+    limits::check_model(&model)
+        .map_err(|(key, message)| at(&format!("model.shape.{key}"), &message, None))?;
 
     let cluster = &scenario.cluster;
     let node = catalogue.node(&cluster.node).map_err(|e| place("cluster.node", e))?;
@@ -112,9 +114,25 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
     let stack = catalogue.stack(&software.stack).map_err(|e| place("software.stack", e))?;
 
     let table = &scenario.plan;
+    limits::check_work(&scenario, &model, devices)
+        .map_err(|(key, message)| at(key, &message, None))?;
     let group = table.shard_group.unwrap_or(0);
-    if table.shard_group == Some(0) {
-        return Err(at("plan.shard_group", "must be at least 1", None));
+    for (key, size) in [
+        ("plan.shard_group", table.shard_group),
+        ("plan.parameter_shard", table.parameter_shard),
+        ("plan.gradient_shard", table.gradient_shard),
+        ("plan.optimizer_shard", table.optimizer_shard),
+    ] {
+        if size == Some(0) {
+            return Err(at(key, "must be at least 1", None));
+        }
+    }
+    if table.shard_group.is_some() && table.sharding == ShardingScheme::None {
+        return Err(at(
+            "plan.shard_group",
+            "has no effect, since nothing is sharded",
+            Some("add plan.sharding, or leave shard_group out".into()),
+        ));
     }
     let scheme = match table.sharding {
         ShardingScheme::None => (1, 1, 1),
@@ -145,6 +163,7 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         order: table.rank_order.unwrap_or(DEFAULT_ORDER),
         layers: model.layers,
         heads: model.heads,
+        kv_heads: model.kv_heads,
         experts: model.moe.map_or(0, |moe| moe.experts),
         sequence,
         embedding_as_layer: table.embedding_as_layer,

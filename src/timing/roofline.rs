@@ -85,8 +85,10 @@ impl KernelTimes for Roofline<'_> {
                 return Ok(KernelTime { time, extrapolated: false });
             }
             Work::Gemm { m, n, k, batch, precision } => {
+                // First the peak: a device without one does not support the precision at all.
+                let peak = self.peak(precision)?;
                 let curve = self.gemm_curve(precision)?;
-                let rate = self.peak(precision)? * curve.at(flops);
+                let rate = peak * curve.at(flops);
                 let element = precision.bytes();
                 // Operands in the given format, output in 16 bits (or fp32 for fp32).
                 let output = element.max(2.0);

@@ -9,4 +9,6 @@ pub mod import;
 pub mod launches;
 pub mod model;
 pub mod names;
+pub mod program;
 pub mod redact;
+pub mod view;

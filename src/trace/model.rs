@@ -17,6 +17,8 @@ pub(crate) const NO_INDEX: u32 = u32::MAX;
 pub(crate) const LATEST_NS: i64 = 4_000_000_000_000_000_000;
 /// Longest event that is believed, ns: 11 days.
 pub(crate) const LONGEST_EVENT_NS: i64 = 1_000_000_000_000_000;
+/// Longest recording that is believed, ns: 115 days.
+pub(crate) const LONGEST_RECORDING_NS: i64 = 10_000_000_000_000_000;
 /// Marks an absent identifier.
 pub(crate) const NO_ID: i64 = -1;
 

@@ -9,8 +9,8 @@ use crate::error::{Error, InputError, Result};
 use crate::trace::collectives;
 use crate::trace::header::{HEADER_FILE, Loss, RankEntry, SCHEMA, SCHEMA_VERSION, TraceHeader};
 use crate::trace::model::{
-    Collective, Event, Geometry, Kind, LATEST_NS, LONGEST_EVENT_NS, NO_ID, NO_INDEX, OpDetail,
-    RankTrace, SyncDetail, TraceSet,
+    Collective, Event, Geometry, Kind, LONGEST_EVENT_NS, LONGEST_RECORDING_NS, NO_ID, NO_INDEX,
+    OpDetail, RankTrace, SyncDetail, TraceSet,
 };
 use crate::trace::names::NameId;
 
@@ -345,7 +345,7 @@ impl Columns {
         let kind = self.text(record, KIND)?;
         let kind = Kind::from_name(kind)
             .ok_or_else(|| (KIND, format!("`{}` is not a kind of event", shorten(kind))))?;
-        let start = self.required(record, START, -LATEST_NS..=LATEST_NS)?;
+        let start = self.required(record, START, 0..=LONGEST_RECORDING_NS)?;
         let dur = self.required(record, DUR, 0..=LONGEST_EVENT_NS)?;
         let name = self.interned(record, NAME, rank)?;
         let mut event = Event::new(kind, name, start, dur);

@@ -110,8 +110,43 @@ pub fn import(paths: &[PathBuf], strict: bool) -> Result<Imported> {
     for ranks in imported.traces.traces_mut() {
         align::align(ranks);
     }
+    if strict {
+        complete(&imported)?;
+    }
     Ok(imported)
 }
+
+/// With `--strict`, whatever could not be used is an error.
+fn complete(imported: &Imported) -> Result<()> {
+    let wrong = |origin: String, message: String| {
+        Err(InputError {
+            origin,
+            message,
+            hint: Some("without --strict, the rest is used and the loss reported".into()),
+            ..InputError::default()
+        }
+        .into())
+    };
+    for rank in &imported.traces.ranks {
+        let header = &rank.header;
+        let origin = || format!("{} (rank {})", header.source.file, header.rank);
+        if let Some(truncated) = &header.losses.truncated {
+            return wrong(origin(), format!("ends early at byte {}", truncated.at_byte));
+        }
+        if let Some(loss) = header.losses.unusable.first() {
+            let at = loss.first_at.first().map(|at| format!(" (the first at byte {at})"));
+            let at = at.unwrap_or_default();
+            return wrong(origin(), format!("has {} {}{at}", loss.events, loss.what));
+        }
+    }
+    match imported.unused.iter().find(|unused| unused.why != NOT_A_TRACE_NAME) {
+        Some(unused) => wrong(unused.path.clone(), unused.why.clone()),
+        None => Ok(()),
+    }
+}
+
+/// Why a file in a folder was not even opened.
+const NOT_A_TRACE_NAME: &str = "does not have the name of a trace";
 
 /// A file to read.
 struct Job {
@@ -153,7 +188,7 @@ fn walk(
                 named: false,
             });
         } else {
-            let why = "does not have the name of a trace".to_owned();
+            let why = NOT_A_TRACE_NAME.to_owned();
             unused.push(Unused { path: entry.display().to_string(), why });
         }
     }

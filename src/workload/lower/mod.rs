@@ -284,7 +284,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn call(&mut self, name: &str, collective: Collective, bytes: u64) -> CallId {
-        let call = CollectiveCall { name: name.to_owned(), collective, bytes };
+        let call = CollectiveCall { name: name.to_owned(), collective, bytes, recorded: None };
         if let Some(id) = self.calls.get(&call) {
             return *id;
         }
@@ -481,6 +481,7 @@ impl<'a> Lowering<'a> {
     fn optimizer(&mut self, builder: &mut StageBuilder, stage: u32) {
         let plan = self.plan;
         let parameters = self.rank_parameters(stage);
+        let layers = (0..plan.chunks).map(|chunk| plan.layers_of(stage, chunk)).sum::<u32>().max(1);
         if let Some(family) = self.families.tied
             && (stage == 0 || stage == plan.pipeline - 1)
         {
@@ -492,8 +493,7 @@ impl<'a> Lowering<'a> {
         let owned = parameters.dense.div_ceil(u64::from(plan.sharding.optimizer))
             + parameters.expert.div_ceil(u64::from(plan.expert_sharding().optimizer));
         let store = self.recipe.gradient_store.bytes();
-        let launches =
-            if self.recipe.fusion.optimizer { 2 } else { 2 * plan.layers_of(stage, 0).max(1) };
+        let launches = if self.recipe.fusion.optimizer { 2 } else { 2 * layers };
         let norm = self.kernel(
             "gradient norm",
             KernelClass::Optimizer,
@@ -508,11 +508,8 @@ impl<'a> Lowering<'a> {
         // Adam: gradient read; fp32 master, two moments read and written; 16-bit copy written.
         // Without a fused kernel every term of the update is a pass of its own.
         let bytes = owned * (store + 24 + 2);
-        let (bytes, launches) = if self.recipe.fusion.optimizer {
-            (bytes, 4)
-        } else {
-            (bytes * 3, 12 * plan.layers_of(stage, 0).max(1) * 4)
-        };
+        let (bytes, launches) =
+            if self.recipe.fusion.optimizer { (bytes, 4) } else { (bytes * 3, 12 * layers * 4) };
         let adam = self.kernel("adam", KernelClass::Optimizer, Work::Stream { bytes, launches });
         builder.compute(adam, Phase::Optimizer);
         if !self.recipe.overlap.parameter_gather {

@@ -9,14 +9,15 @@ use serde_json::Value;
 use super::super::json::Raw;
 use super::fields::{Args, Category, Fields, INSTANT, LEFT_OUT};
 use super::text_of;
+use crate::trace::align::median;
 use crate::trace::collectives;
 use crate::trace::decimal::{integer, micros_to_nanos};
 use crate::trace::header::{
     Device, Loss, ProcessGroup, RankSource, SourceInfo, StepWindow, Truncation, Version,
 };
 use crate::trace::model::{
-    Collective, Event, Geometry, Kind, LATEST_NS, LONGEST_EVENT_NS, NO_ID, OpDetail, RankTrace,
-    SyncDetail,
+    Collective, Event, Geometry, Kind, LATEST_NS, LONGEST_EVENT_NS, LONGEST_RECORDING_NS, NO_ID,
+    OpDetail, RankTrace, SyncDetail,
 };
 use crate::trace::names::NameId;
 use crate::trace::redact;
@@ -507,8 +508,26 @@ impl Builder {
         truncation.cause = redact::label(&cause).unwrap_or_else(|| "damaged archive".into());
     }
 
+    /// A single event with a time from another year would stretch every window: keeps what lies
+    /// within half of the longest recording from the median start.
+    fn drop_strays(&mut self) {
+        let starts = || self.trace.events.iter().map(|event| event.start_ns);
+        let (Some(first), Some(last)) = (starts().min(), starts().max()) else { return };
+        if last - first <= LONGEST_RECORDING_NS {
+            return;
+        }
+        let middle = median(&mut starts().collect::<Vec<_>>());
+        let near = |at: i64| (at - middle).abs() <= LONGEST_RECORDING_NS / 2;
+        let before = self.trace.events.len();
+        self.trace.events.retain(|event| near(event.start_ns));
+        self.trace.header.windows.retain(|window| near(window.start_ns));
+        let lost = (before - self.trace.events.len()) as u64;
+        self.unusable.insert("events months away from the others", (lost, Vec::new()));
+    }
+
     /// Settles the rank, or says why there is none.
     pub fn finish(mut self) -> Result<RankTrace, String> {
+        self.drop_strays();
         let header = &mut self.trace.header;
         for (index, (category, why)) in LEFT_OUT.into_iter().enumerate() {
             if self.left_out[index] > 0 {

@@ -1,0 +1,137 @@
+//! `trainyard trace`: recorded traces in, findings out.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Subcommand, ValueEnum};
+
+use crate::error::{Error, Result};
+use crate::trace::analysis::inspect;
+use crate::trace::format::{self, Compression};
+use crate::trace::import::import;
+use crate::trace::view;
+
+/// Work with recorded traces.
+#[derive(Debug, Subcommand)]
+pub enum TraceCommand {
+    /// Convert profiler output to Trainyard's own trace format.
+    ///
+    /// Reads PyTorch profiler traces (CUDA and ROCm; .json, .json.gz, .tar.gz of ranks, or folders
+    /// of them). Ranks that lie together become one trace and are put on one clock. Says what it
+    /// could not use. Of the metadata only what traces/README.md lists is kept.
+    Import {
+        /// Files, archives or folders.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Directory to write; a trace that is there is replaced.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// How event files are stored.
+        #[arg(long, value_enum, default_value_t = CompressionArg::Zstd)]
+        compression: CompressionArg,
+        /// Fail where anything of a trace cannot be used.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Say where the time went.
+    ///
+    /// Per rank and step: compute, communication and how much of it is exposed, memory operations,
+    /// idle and why; kernels and collectives by time; the critical path across ranks; the slowest
+    /// rank and what removing its excess would give.
+    Inspect {
+        /// Trace directories, or profiler output as `trace import` reads it.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// What to print.
+        #[arg(long, value_enum, default_value_t = FormatArg::Table)]
+        format: FormatArg,
+        /// Also write a self-contained page.
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+        /// Length of the lists in tables.
+        #[arg(long, default_value_t = 12, value_name = "N")]
+        top: usize,
+        /// Fail where anything of a trace cannot be used.
+        #[arg(long)]
+        strict: bool,
+    },
+}
+
+/// How event files are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompressionArg {
+    /// Plain CSV.
+    None,
+    /// Zstandard.
+    Zstd,
+}
+
+/// What to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// Tables for people.
+    Table,
+    /// Everything, for programs.
+    Json,
+}
+
+impl TraceCommand {
+    /// Runs the command and prints to `out`.
+    ///
+    /// # Errors
+    /// An input cannot be used, or the operating system refuses.
+    pub fn run(self, out: &mut dyn Write) -> Result<()> {
+        match self {
+            Self::Import { paths, out: directory, compression, strict } => {
+                let imported = import(&paths, strict)?;
+                let compression = match compression {
+                    CompressionArg::None => Compression::None,
+                    CompressionArg::Zstd => Compression::Zstd,
+                };
+                let header = format::write(&imported.traces, &directory, compression)?;
+                let text = view::import_summary(&imported.traces, &header, &imported.unused);
+                print(out, &text)
+            }
+            Self::Inspect { paths, format, html, top, strict } => {
+                let imported = import(&paths, strict)?;
+                let report = inspect(&imported.traces);
+                if let Some(file) = html {
+                    write_file(&file, &view::html(&report, &imported.traces))?;
+                }
+                match format {
+                    FormatArg::Json => {
+                        let mut text = serde_json::to_string_pretty(&report).map_err(|e| {
+                            Error::Internal(format!("a report cannot be written: {e}"))
+                        })?;
+                        text.push('\n');
+                        print(out, &text)
+                    }
+                    FormatArg::Table => {
+                        let mut text = view::table(&report, top);
+                        for unused in &imported.unused {
+                            text.push_str(&format!("not used: {} {}\n", unused.path, unused.why));
+                        }
+                        print(out, &text)
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn print(out: &mut dyn Write, text: &str) -> Result<()> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads the output may stop early.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|e| Error::io("write", "standard output", e)),
+    }
+}
+
+/// Writes a file under a temporary name and renames it.
+fn write_file(path: &Path, text: &str) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".partial");
+    let temporary = PathBuf::from(temporary);
+    std::fs::write(&temporary, text).map_err(|e| Error::io("write", &temporary, e))?;
+    std::fs::rename(&temporary, path).map_err(|e| Error::io("rename", &temporary, e))
+}

@@ -1,0 +1,110 @@
+//! Replay of recorded ranks: recorded durations, launches and dependencies through the engine, and
+//! what they leave unexplained.
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::replay::{Durations, HostTimes, Lumping, Sweep};
+use crate::trace::model::RankTrace;
+use crate::trace::program::{Notes, RecordedProgram, recorded_program};
+use crate::units::Nanos;
+
+use crate::program::Work;
+
+/// Replay of the ranks of one trace.
+#[derive(Clone, Debug, Serialize)]
+pub struct RecordedReplay {
+    /// By recorded rank.
+    pub ranks: Vec<RankReplay>,
+    /// How the edges came about.
+    #[serde(skip)]
+    pub notes: Notes,
+}
+
+/// A rank's recorded and replayed span: from its first device event to its last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RankReplay {
+    /// Rank number.
+    pub rank: u32,
+    /// Recorded span.
+    pub recorded_ns: i64,
+    /// Span of the replay.
+    pub replayed_ns: i64,
+    /// Recorded time that durations, launches and dependencies do not explain (negative: the
+    /// replay is longer).
+    pub unexplained_ns: i64,
+}
+
+impl RankReplay {
+    /// Unexplained share of the recorded span.
+    #[must_use]
+    pub fn unexplained_share(&self) -> f64 {
+        if self.recorded_ns == 0 {
+            return 0.0;
+        }
+        self.unexplained_ns as f64 / self.recorded_ns as f64
+    }
+}
+
+/// Durations of a recorded program.
+#[must_use]
+pub fn recorded_durations(recorded: &RecordedProgram) -> Durations {
+    let program = &recorded.program;
+    let kernels = program
+        .kernels
+        .iter()
+        .map(|kernel| match kernel.work {
+            Work::Recorded { ns } => Nanos(ns),
+            // A recorded program has no other kernels; a what-if re-times through the models.
+            _ => Nanos::ZERO,
+        })
+        .collect();
+    let by_call: Vec<Vec<Nanos>> =
+        program.calls.iter().map(|call| vec![call.recorded.unwrap_or(Nanos::ZERO)]).collect();
+    Durations {
+        kernels,
+        meetings: program.families.iter().map(|_| by_call.clone()).collect(),
+        group_class: program.families.iter().map(|f| vec![0; f.groups.len()]).collect(),
+        host: HostTimes {
+            launch_latency: recorded.launch_latency,
+            dispatch_gap: recorded.dispatch_gap,
+            ..HostTimes::default()
+        },
+    }
+}
+
+/// Replays ranks that ran together, unchanged.
+///
+/// # Errors
+/// There is no device work, or the program cannot finish.
+pub fn replay_recorded(ranks: &[RankTrace]) -> Result<RecordedReplay> {
+    let recorded = recorded_program(ranks)?;
+    let durations = recorded_durations(&recorded);
+    let lumping = Lumping::none(&recorded.program, &durations);
+    let sweep = Sweep::run(&recorded.program, &durations, &lumping)?;
+    let replays = ranks
+        .iter()
+        .enumerate()
+        .map(|(r, rank)| {
+            let ops = &recorded.events[r];
+            let span = |times: &dyn Fn(&(crate::program::OpId, usize)) -> (i64, i64)| {
+                let start = ops.iter().map(|op| times(op).0).min().unwrap_or(0);
+                let end = ops.iter().map(|op| times(op).1).max().unwrap_or(0);
+                end - start
+            };
+            let recorded_ns =
+                span(&|(_, event)| (rank.events[*event].start_ns, rank.events[*event].end_ns()));
+            let replayed_ns = span(&|(op, _)| {
+                let (start, end) = sweep.times(r, *op, 0);
+                (start.0, end.0)
+            });
+            RankReplay {
+                rank: rank.header.rank,
+                recorded_ns,
+                replayed_ns,
+                unexplained_ns: recorded_ns - replayed_ns,
+            }
+        })
+        .collect();
+    Ok(RecordedReplay { ranks: replays, notes: recorded.notes })
+}
