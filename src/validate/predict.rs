@@ -137,16 +137,16 @@ impl<'a> Predictor<'a> {
     /// Predicts a row.
     #[must_use]
     pub fn predict(&self, spec: &RowSpec) -> Prediction {
-        let mapped = match map(spec, self.catalogue, &self.models) {
+        let mut mapped = match map(spec, self.catalogue, &self.models) {
             Ok(mapped) => mapped,
             Err(Reject::Invalid(reason)) => return Prediction::none(Status::Invalid, reason),
             Err(Reject::Unsupported(reason)) => {
                 return Prediction::none(Status::Unsupported, reason);
             }
         };
-        match self.run(mapped) {
+        match self.run(&mut mapped) {
             Ok(prediction) => prediction,
-            Err((mapped, error)) => {
+            Err(error) => {
                 let status = match &error {
                     Error::MissingFigure { .. } | Error::Unsupported(_) => Status::Unsupported,
                     _ => Status::Invalid,
@@ -177,23 +177,16 @@ impl<'a> Predictor<'a> {
             .map_err(|e| format!("cannot serialise the scenario: {e}"))
     }
 
-    fn run(&self, mut mapped: Mapped) -> Result<Prediction, (Mapped, Error)> {
-        let setup = match self.fit(&mut mapped) {
-            Ok(setup) => setup,
-            Err(error) => return Err((mapped, error)),
-        };
+    fn run(&self, mapped: &mut Mapped) -> Result<Prediction, Error> {
+        let setup = self.fit(mapped)?;
         let passes = u64::from(setup.model.layers) * u64::from(setup.plan.micro_batches);
         if passes > MOST_LAYER_PASSES {
-            let error = Error::Unsupported(format!(
+            return Err(Error::Unsupported(format!(
                 "{} layers times {} micro-batches is more than {MOST_LAYER_PASSES}",
                 setup.model.layers, setup.plan.micro_batches
-            ));
-            return Err((mapped, error));
+            )));
         }
-        let result = match simulate(&setup, self.catalogue, Options::default()) {
-            Ok(result) => result,
-            Err(error) => return Err((mapped, error)),
-        };
+        let result = simulate(&setup, self.catalogue, Options::default())?;
         for warning in result.warnings.iter().filter(|w| w.contains("extrapolat")) {
             mapped.extrapolated.push(warning.clone());
         }
@@ -217,10 +210,10 @@ impl<'a> Predictor<'a> {
             tokens_per_s_per_device: Some(tokens / step / devices),
             memory_gb: Some(result.memory.peak_bytes_per_device / 1e9),
             capacity_gb: Some(result.memory.capacity_bytes / 1e9),
-            accelerator: Some(mapped.accelerator),
-            stack: Some(mapped.stack),
-            extrapolated: mapped.extrapolated,
-            assumed: mapped.assumed,
+            accelerator: Some(mapped.accelerator.clone()),
+            stack: Some(mapped.stack.clone()),
+            extrapolated: mapped.extrapolated.clone(),
+            assumed: mapped.assumed.clone(),
             reason: String::new(),
             scale: Some(Scale {
                 tokens,
