@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -116,7 +117,7 @@ pub fn run_validate(args: &ValidateArgs, context: &Context, out: &mut dyn Write)
         }
     }
     for path in &args.files {
-        tables.add_file(path)?;
+        tables.add_bytes(&path.display().to_string(), &read_table(path)?);
         files.push(path.display().to_string());
     }
     let Tables { rows, problems, .. } = tables;
@@ -151,6 +152,25 @@ pub fn run_validate(args: &ValidateArgs, context: &Context, out: &mut dyn Write)
             write_json(out, &report)
         }
     }
+}
+
+/// Largest table that is read.
+const LARGEST_FILE: u64 = 512 * 1024 * 1024;
+
+fn read_table(path: &Path) -> Result<Vec<u8>> {
+    let refuse = |kind, why: &str| Error::io("read", path, std::io::Error::new(kind, why));
+    if path.is_dir() {
+        let why = "it is a directory, and a CSV file is expected";
+        return Err(refuse(std::io::ErrorKind::IsADirectory, why));
+    }
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let mut bytes = Vec::new();
+    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        let why = "it is larger than 512 MiB; split it";
+        return Err(refuse(std::io::ErrorKind::FileTooLarge, why));
+    }
+    Ok(bytes)
 }
 
 fn scenario_of(rows: &[Row], id: &str, predictor: &Predictor<'_>) -> Result<String> {

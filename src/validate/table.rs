@@ -2,19 +2,13 @@
 //! reported with row, line and column, and the other rows are read.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
 
-use crate::error::{Error, Result, nearest_names};
+use crate::error::nearest_names;
 
 use super::row::{COLUMNS, Labels, MORE_COLUMNS, Measured, NEEDED_COLUMNS, Row, RowSpec};
 
 /// Longest cell that is read. The longest in the committed files has some 600 bytes.
 const LONGEST_CELL: usize = 64 * 1024;
-/// Largest file that is read.
-const LARGEST_FILE: u64 = 512 * 1024 * 1024;
-
 /// Rows of one or more files, and what was wrong with them.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
@@ -26,32 +20,6 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Adds the rows of a file.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn add_file(&mut self, path: &Path) -> Result<()> {
-        if path.is_dir() {
-            let source = std::io::Error::new(
-                std::io::ErrorKind::IsADirectory,
-                "it is a directory, and a CSV file is expected",
-            );
-            return Err(Error::io("read", path, source));
-        }
-        let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-        let mut bytes = Vec::new();
-        file.take(LARGEST_FILE + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|e| Error::io("read", path, e))?;
-        let origin = path.display().to_string();
-        if bytes.len() as u64 > LARGEST_FILE {
-            self.problems.push(format!("{origin}: larger than 512 MiB; split it"));
-            return Ok(());
-        }
-        self.add_bytes(&origin, &bytes);
-        Ok(())
-    }
-
     /// Adds the rows of a text; `origin` names it in messages.
     pub fn add_bytes(&mut self, origin: &str, bytes: &[u8]) {
         if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
@@ -186,8 +154,7 @@ impl Tables {
                 columns.len()
             ));
         }
-        let text_cell = |cells: &mut Cells<'_>, name: &str| cells.text(name);
-        let mut id = text_cell(&mut cells, "id");
+        let mut id = cells.text("id");
         let spec = cells.spec();
         let measured = Measured {
             step_seconds: cells.measured("step_time_s"),
