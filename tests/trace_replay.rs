@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use trainyard::outcome::replay_recorded;
+use trainyard::outcome::{RecordedReplay, replay_recorded};
 use trainyard::trace::import::import;
 
 const TOLERANCE: f64 = 0.02;
@@ -22,47 +22,67 @@ fn corpus(path: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Single-rank traces whose GPU times are consistent.
-const SINGLE: [&str; 13] = [
-    "hta/amd_trace",
-    "hta/critical_path/alexnet",
-    "hta/critical_path/cuda_event_sync",
-    "hta/critical_path/cuda_event_sync_multi_stream",
-    "hta/critical_path/simple_add",
-    "hta/nccl_parser_config",
-    "hta/ns_resolution_trace",
-    "hta/trace_diff/control",
-    "kineto_tb",
-    "tracelens/b200",
-    "tracelens/h100",
-    "tracelens/mi300",
-    "tracelens/inference",
-];
-
-#[test]
-fn single_ranks_replay_to_their_recorded_span() {
-    let mut worst: f64 = 0.0;
-    for name in SINGLE {
-        let Some(path) = corpus(name) else { return };
-        let imported = import(&[path], false).unwrap();
-        for trace in imported.traces.traces() {
-            for rank in trace {
-                if !rank.events.iter().any(|e| e.kind.is_device()) {
-                    continue;
-                }
-                let replay = replay_recorded(std::slice::from_ref(rank)).unwrap();
-                let r = &replay.ranks[0];
-                println!(
-                    "{:60} recorded {:>12} ns, replayed {:>12} ns, unexplained {:+.3} %  {:?}",
-                    format!("{name} {}", rank.header.source.file),
-                    r.recorded_ns,
-                    r.replayed_ns,
-                    100.0 * r.unexplained_share(),
-                    replay.notes
-                );
-                worst = worst.max(r.unexplained_share().abs());
-            }
+/// Replays every rank of a file or folder that has device work, each on its own.
+fn replays(name: &str) -> Option<Vec<(String, RecordedReplay)>> {
+    let imported = import(&[corpus(name)?], false).unwrap();
+    let mut all = Vec::new();
+    for rank in imported.traces.traces().flatten() {
+        if rank.events.iter().any(|event| event.kind.is_device()) {
+            let replay = replay_recorded(std::slice::from_ref(rank)).unwrap();
+            let r = &replay.ranks[0];
+            println!(
+                "{:60} recorded {:>12} ns, replayed {:>12} ns, unexplained {:+.3} %  {:?}",
+                format!("{name} {}", rank.header.source.file),
+                r.recorded_ns,
+                r.replayed_ns,
+                100.0 * r.unexplained_share(),
+                replay.notes
+            );
+            all.push((rank.header.source.file.clone(), replay));
         }
     }
-    assert!(worst <= TOLERANCE, "worst is {:.3} %", 100.0 * worst);
+    assert!(!all.is_empty(), "{name} has no device work");
+    Some(all)
+}
+
+#[test]
+fn consistent_single_ranks_replay_to_their_recorded_span() {
+    const CONSISTENT: [&str; 13] = [
+        "hta/amd_trace",
+        "hta/critical_path/alexnet",
+        "hta/critical_path/cuda_event_sync",
+        "hta/critical_path/cuda_event_sync_multi_stream",
+        "hta/critical_path/end_to_end/simple_add",
+        "hta/critical_path/simple_add",
+        "hta/nccl_parser_config",
+        "hta/ns_resolution_trace",
+        "hta/trace_diff/control",
+        "hta/triton_example",
+        "kineto_tb",
+        "tracelens/b200",
+        "tracelens/h100",
+    ];
+    for name in CONSISTENT.into_iter().chain([
+        "tracelens/mi300/Falconsai_nsfw_image_detection__1016002.json.gz",
+        "tracelens/mi300/gaunernst_bert-small-uncased__1016001.json.gz",
+    ]) {
+        let Some(replays) = replays(name) else { return };
+        for (file, replay) in replays {
+            let share = replay.ranks[0].unexplained_share();
+            assert!(share.abs() <= TOLERANCE, "{file}: {:.3} %", 100.0 * share);
+        }
+    }
+}
+
+#[test]
+fn what_a_recording_does_not_explain_is_reported_and_not_copied() {
+    // A server that waited for work of another process, which is not recorded; and a rank of eight
+    // with a third of its kernels launched out of sight.
+    for name in ["tracelens/inference", "tracelens/mi300/resnet_act_checkpoint.json.gz"] {
+        let Some(replays) = replays(name) else { return };
+        for (file, replay) in replays {
+            let share = replay.ranks[0].unexplained_share();
+            assert!(share > TOLERANCE, "{file}: {:.3} %", 100.0 * share);
+        }
+    }
 }

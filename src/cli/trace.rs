@@ -4,8 +4,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
+use comfy_table::{Table, presets};
+use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::outcome::{RecordedReplay, replay_recorded};
 use crate::trace::analysis::inspect;
 use crate::trace::format::{self, Compression};
 use crate::trace::import::import;
@@ -29,6 +32,21 @@ pub enum TraceCommand {
         /// How event files are stored.
         #[arg(long, value_enum, default_value_t = CompressionArg::Zstd)]
         compression: CompressionArg,
+        /// Fail where anything of a trace cannot be used.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Replay recorded ranks unchanged, from durations, launches and dependencies alone.
+    ///
+    /// Waiting is derived again, never copied. What is left unexplained is a gap that the recording
+    /// gives no reason for; a large share means the recording is incomplete.
+    Replay {
+        /// Trace directories, or profiler output as `trace import` reads it.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// What to print.
+        #[arg(long, value_enum, default_value_t = FormatArg::Table)]
+        format: FormatArg,
         /// Fail where anything of a trace cannot be used.
         #[arg(long)]
         strict: bool,
@@ -92,6 +110,18 @@ impl TraceCommand {
                 let text = view::import_summary(&imported.traces, &header, &imported.unused);
                 print(out, &text)
             }
+            Self::Replay { paths, format, strict } => {
+                let imported = import(&paths, strict)?;
+                let mut all = Vec::new();
+                for trace in imported.traces.traces() {
+                    let name = trace.first().map_or("", |rank| rank.header.trace.as_str());
+                    all.push((name.to_owned(), replay_recorded(trace)?));
+                }
+                match format {
+                    FormatArg::Json => super::write_json(out, &replay_json(&all)),
+                    FormatArg::Table => print(out, &replay_table(&all)),
+                }
+            }
             Self::Inspect { paths, format, html, top, strict } => {
                 let imported = import(&paths, strict)?;
                 let report = inspect(&imported.traces);
@@ -117,6 +147,52 @@ impl TraceCommand {
             }
         }
     }
+}
+
+/// A trace's replay in machine output.
+#[derive(Serialize)]
+struct ReplayedTrace<'a> {
+    trace: &'a str,
+    #[serde(flatten)]
+    replay: &'a RecordedReplay,
+}
+
+fn replay_json(all: &[(String, RecordedReplay)]) -> Vec<ReplayedTrace<'_>> {
+    all.iter().map(|(trace, replay)| ReplayedTrace { trace, replay }).collect()
+}
+
+fn replay_table(all: &[(String, RecordedReplay)]) -> String {
+    let ms = |ns: i64| format!("{:.3}", ns as f64 / 1e6);
+    let mut text = String::new();
+    for (trace, replay) in all {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(["rank", "recorded ms", "replayed ms", "unexplained ms", "share"]);
+        for rank in &replay.ranks {
+            table.add_row([
+                rank.rank.to_string(),
+                ms(rank.recorded_ns),
+                ms(rank.replayed_ns),
+                ms(rank.unexplained_ns),
+                format!("{:+.2} %", 100.0 * rank.unexplained_share()),
+            ]);
+        }
+        let n = replay.notes;
+        text.push_str(&format!(
+            "{trace}\n{table}\n{} launched device operations, {} without a launch; waits between \
+             streams: {} recorded, {} inferred, {} on a full device; {} host waits; collectives: {} \
+             met by all members, {} with their recorded duration\n\n",
+            n.launched,
+            n.orphans,
+            n.recorded_waits,
+            n.inferred_waits,
+            n.inferred_busy,
+            n.host_waits,
+            n.meetings,
+            n.unmatched_collectives,
+        ));
+    }
+    text
 }
 
 fn print(out: &mut dyn Write, text: &str) -> Result<()> {

@@ -17,7 +17,6 @@ pub struct RecordedReplay {
     /// By recorded rank.
     pub ranks: Vec<RankReplay>,
     /// How the edges came about.
-    #[serde(skip)]
     pub notes: Notes,
 }
 

@@ -11,6 +11,8 @@
 //!   waited for. Without one, a kernel that was launched after a stream-wait call, and started
 //!   later than its stream and its launch explain, depends on the latest work of other streams
 //!   that ended in between; such edges are counted as inferred.
+//! * **A full device**: a kernel that started within microseconds of the end of another stream's
+//!   work, and long after it could have, found no free compute units before; also inferred.
 //! * **Host waits**: a blocking call that ended after device work it had to wait for becomes a
 //!   host wait on that work; only what it took beyond that is host time.
 //! * **Collectives** that were found on all recorded members of their group become meetings. Their
@@ -42,6 +44,17 @@ use super::model::{Kind, RankTrace};
 
 /// Device events that are looked through for what a wait was for. Work further back has ended.
 const LOOK_BACK: usize = 4096;
+/// No launch takes longer than this on an idle device; where all do, host and device clocks differ.
+const LONGEST_LAUNCH_NS: i64 = 100_000;
+/// A blocked call returns within this time of the end of the work it waited for.
+const RETURN_NS: i64 = 100_000;
+/// An asynchronous copy that took the host this long waited for the device.
+const BLOCKED_COPY_NS: i64 = 50_000;
+/// A kernel that starts this much later than its stream and launch explain waited for something.
+const BUSY_NS: i64 = 20_000;
+/// A kernel that starts within this time of the end of other work (before it, as the last blocks
+/// drain, or after it) was waiting for it.
+const AT_ONCE_NS: i64 = 10_000;
 /// Device streams that a template can have; lanes are numbered in a byte.
 const MAX_STREAMS: usize = 200;
 
@@ -61,7 +74,7 @@ pub struct RecordedProgram {
 }
 
 /// How the edges of a recorded program came about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Notes {
     /// Device events with a launch call.
     pub launched: u64,
@@ -71,6 +84,9 @@ pub struct Notes {
     pub recorded_waits: u64,
     /// Waits between streams that were inferred.
     pub inferred_waits: u64,
+    /// Kernels that started the moment work of another stream ended, long after they could have:
+    /// the device was full.
+    pub inferred_busy: u64,
     /// Host waits on device work.
     pub host_waits: u64,
     /// Collectives replayed as meetings.
@@ -151,6 +167,8 @@ pub fn recorded_program(ranks: &[RankTrace]) -> Result<RecordedProgram> {
             rank,
             launches: &launches[index],
             launch_latency: launch_latency.0,
+            dispatch_gap: dispatch_gap.0,
+            ahead: device_clock_ahead(rank, &launches[index]),
             notes: &mut notes,
             kernels: &mut kernels,
         };
@@ -183,20 +201,26 @@ fn first_time(rank: &RankTrace) -> Option<i64> {
 
 /// Shortest time from a launch call's start to its kernel's start.
 fn shortest_launch(ranks: &[RankTrace], launches: &[Launches]) -> Nanos {
-    let shortest = ranks
-        .iter()
-        .zip(launches)
-        .flat_map(|(rank, launches)| {
-            rank.events.iter().enumerate().filter(|(_, e)| e.kind.is_device()).filter_map(
-                move |(i, event)| {
-                    let call = launches.call(i)?;
-                    let latency = event.start_ns - rank.events[call].start_ns;
-                    (latency >= 0).then_some(latency)
-                },
-            )
-        })
-        .min();
-    Nanos(shortest.unwrap_or(0))
+    let shortest = ranks.iter().zip(launches).filter_map(|(r, l)| shortest_launch_of(r, l)).min();
+    Nanos(shortest.unwrap_or(0).clamp(0, LONGEST_LAUNCH_NS))
+}
+
+/// Shortest time from a launch call's start to its kernel's start on one rank, as recorded.
+fn shortest_launch_of(rank: &RankTrace, launches: &Launches) -> Option<i64> {
+    let device = rank.events.iter().enumerate().filter(|(_, e)| e.kind.is_device());
+    device
+        .filter_map(|(i, event)| Some(event.start_ns - rank.events[launches.call(i)?].start_ns))
+        .min()
+}
+
+/// By how much a rank's device clock is ahead of its host clock: what the shortest launch takes
+/// beyond any believable time, or, where kernels start before their launch, by how much at most.
+fn device_clock_ahead(rank: &RankTrace, launches: &Launches) -> i64 {
+    match shortest_launch_of(rank, launches) {
+        Some(shortest) if shortest > LONGEST_LAUNCH_NS => shortest - LONGEST_LAUNCH_NS,
+        Some(shortest) if shortest < 0 => shortest,
+        _ => 0,
+    }
 }
 
 /// Pairs of kernels that a typical dispatch gap needs at least.
@@ -268,6 +292,9 @@ struct RankBuilder<'a> {
     rank: &'a RankTrace,
     launches: &'a Launches,
     launch_latency: i64,
+    dispatch_gap: i64,
+    /// Added to host times to put them on the device's clock.
+    ahead: i64,
     notes: &'a mut Notes,
     kernels: &'a mut KernelTable,
 }
@@ -306,7 +333,7 @@ impl RankBuilder<'_> {
             .iter()
             .find_map(|(_, point)| match point {
                 Point::Device(_, Some(call)) | Point::Blocking(call) => {
-                    Some(rank.events[*call].start_ns)
+                    Some(self.host_start(*call))
                 }
                 _ => None,
             })
@@ -326,6 +353,13 @@ impl RankBuilder<'_> {
             }
         };
         work(&mut ops, offset);
+        // The device may still have been at work that is not recorded when the first recorded work
+        // was launched: an initial condition, not a gap.
+        let first = points.iter().filter_map(|(_, point)| match point {
+            Point::Device(event, call) => Some((rank.events[*event].start_ns, *event, *call)),
+            _ => None,
+        });
+        let first = first.min();
         for (_, point) in points {
             match point {
                 Point::StreamWait => waits += 1,
@@ -340,9 +374,9 @@ impl RankBuilder<'_> {
                     }
                 }
                 Point::Blocking(call) => {
-                    let at = rank.events[call];
-                    work(&mut ops, at.start_ns - host_at);
-                    host_at = host_at.max(at.start_ns);
+                    let at = self.host_start(call);
+                    work(&mut ops, at - host_at);
+                    host_at = host_at.max(at);
                     if let Some(awaited) = self.ended_during(call, &op_of) {
                         host(&mut ops, Action::HostWait, &[op_of[&awaited]]);
                         host_at = host_at.max(rank.events[awaited].end_ns());
@@ -351,7 +385,7 @@ impl RankBuilder<'_> {
                 }
                 Point::Device(event, call) => {
                     if let Some(call) = call {
-                        let at = rank.events[call].start_ns;
+                        let at = self.host_start(call);
                         work(&mut ops, at - host_at);
                         host_at = host_at.max(at);
                         self.notes.launched += 1;
@@ -364,17 +398,27 @@ impl RankBuilder<'_> {
                         deps.extend(op_of.get(&source).copied());
                     }
                     let stream = (this.device, this.lane);
-                    let launched = call.map_or(i64::MIN, |call| rank.events[call].start_ns);
+                    let launched = call.map_or(i64::MIN, |call| self.host_start(call));
                     let explained = stream_end
                         .insert(stream, this.end_ns())
                         .unwrap_or(i64::MIN)
                         .max(launched.saturating_add(self.launch_latency));
-                    if deps.is_empty()
-                        && waits_at.insert(stream, waits).unwrap_or(0) < waits
-                        && let Some(source) = self.ended_between(event, explained, &op_of)
-                    {
-                        deps.push(op_of[&source]);
-                        self.notes.inferred_waits += 1;
+                    let may_wait = waits_at.insert(stream, waits).unwrap_or(0) < waits;
+                    if deps.is_empty() {
+                        let late = this.start_ns.saturating_sub(explained) > BUSY_NS;
+                        if may_wait
+                            && let Some(source) = self.ended_between(event, explained, 0, &op_of)
+                        {
+                            deps.push(op_of[&source]);
+                            self.notes.inferred_waits += 1;
+                        } else if late
+                            && let Some(source) =
+                                self.ended_between(event, explained, AT_ONCE_NS, &op_of)
+                            && this.start_ns - rank.events[source].end_ns() < AT_ONCE_NS
+                        {
+                            deps.push(op_of[&source]);
+                            self.notes.inferred_busy += 1;
+                        }
                     }
                     let action = match meeting(event) {
                         Some((family, call)) => Action::Meet { family, call },
@@ -390,6 +434,17 @@ impl RankBuilder<'_> {
                         }
                     };
                     let lane = streams[&(this.device, this.lane)];
+                    if let Some((start, _, Some(call))) = first.filter(|(_, e, _)| *e == event) {
+                        let busy =
+                            start - self.host_start(call) - self.launch_latency - self.dispatch_gap;
+                        if busy > 0 {
+                            let name = "work before the recording";
+                            let kernel = self.kernels.id(name, busy, KernelClass::Other);
+                            let action = Action::Kernel(kernel);
+                            let (phase, micro_batch) = (Phase::Other, Op::NO_MICRO_BATCH);
+                            ops.push(Op { action, lane, phase, micro_batch }, &[]);
+                        }
+                    }
                     let op =
                         Op { action, lane, phase: Phase::Other, micro_batch: Op::NO_MICRO_BATCH };
                     let id = ops.push(op, &deps);
@@ -399,6 +454,11 @@ impl RankBuilder<'_> {
             }
         }
         Ok((ops.finish(), map))
+    }
+
+    /// Start of a host event on the device's clock.
+    fn host_start(&self, event: usize) -> i64 {
+        self.rank.events[event].start_ns + self.ahead
     }
 
     /// Everything the program is made of, in the order in which the host came to it.
@@ -475,8 +535,13 @@ impl RankBuilder<'_> {
 
     /// The latest-ending device work, already in the program, that ended while a call was blocked.
     fn ended_during(&self, call: usize, known: &BTreeMap<usize, OpId>) -> Option<usize> {
-        let call = self.rank.events[call];
-        // A call cannot have waited for what it outlived by nothing, or ended before.
+        let mut call = self.rank.events[call];
+        call.start_ns += self.ahead;
+        // An asynchronous copy blocks only where its host memory is not pinned, and then for long.
+        if !is_blocking_call(self.rank.name(&call)) && call.dur_ns < BLOCKED_COPY_NS {
+            return None;
+        }
+        // A blocked call returns soon after what it waited for.
         known
             .keys()
             .rev()
@@ -484,7 +549,7 @@ impl RankBuilder<'_> {
             .copied()
             .filter(|i| {
                 let end = self.rank.events[*i].end_ns();
-                end > call.start_ns && end <= call.end_ns()
+                end > call.start_ns && end <= call.end_ns() && call.end_ns() - end < RETURN_NS
             })
             .max_by_key(|i| (self.rank.events[*i].end_ns(), *i))
     }
@@ -495,6 +560,7 @@ impl RankBuilder<'_> {
         &self,
         event: usize,
         explained: i64,
+        slack: i64,
         known: &BTreeMap<usize, OpId>,
     ) -> Option<usize> {
         let this = self.rank.events[event];
@@ -511,7 +577,7 @@ impl RankBuilder<'_> {
                 let end = other.end_ns();
                 (other.device, other.lane) != (this.device, this.lane)
                     && end > explained
-                    && end <= this.start_ns
+                    && end <= this.start_ns + slack
             })
             .max_by_key(|i| (self.rank.events[*i].end_ns(), *i))
     }
