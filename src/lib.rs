@@ -14,4 +14,5 @@ pub mod scenario;
 pub mod timing;
 pub mod trace;
 pub mod units;
+pub mod validate;
 pub mod workload;

@@ -6,7 +6,6 @@ mod support;
 
 use support::{SMALL, setup};
 use trainyard::outcome::layer_context;
-use trainyard::workload::LayerKind;
 
 /// s, b, h, a of the setups below.
 fn saved(assignments: &[&str]) -> (u64, [u64; 4]) {
@@ -20,7 +19,7 @@ fn saved(assignments: &[&str]) -> (u64, [u64; 4]) {
         setup.model.hidden,
         setup.model.heads,
     ];
-    (layer.saved_bytes(LayerKind::DENSE), sizes.map(u64::from))
+    (layer.saved_bytes(trainyard::workload::LayerKind::DENSE), sizes.map(u64::from))
 }
 
 #[test]

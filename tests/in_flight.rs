@@ -7,7 +7,7 @@ use support::{SMALL, setup};
 use trainyard::outcome::layer_context;
 use trainyard::plan::Schedule;
 use trainyard::scenario::Setup;
-use trainyard::workload::{LayerKind, stage_memory};
+use trainyard::workload::stage_memory;
 
 #[test]
 fn gpipe_holds_all_and_1f1b_at_most_as_many_as_stages_follow() {
@@ -65,7 +65,7 @@ fn activations_grow_with_what_is_held() {
         for (stage, held) in held.into_iter().enumerate() {
             let Setup { model, plan, recipe, stack, .. } = &setup;
             let memory = stage_memory(model, plan, &layer, recipe, stack, stage as u32);
-            let kept = held * 6 * layer.saved_bytes(LayerKind::DENSE);
+            let kept = held * 6 * layer.saved_bytes(trainyard::workload::LayerKind::DENSE);
             let working = 2 * layer.stream_bytes();
             assert_eq!(memory.activations, (kept + working) as f64, "{schedule} stage {stage}");
         }

@@ -3,6 +3,8 @@
 //! The corpus is not part of the repository: the tests find it under `TRAINYARD_SHARED` and say so
 //! when they are skipped.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -2,7 +2,7 @@
 //! tensors): 2 N / s_p of parameters, 2 N / s_g of 16-bit gradients, 12 N / s_o of optimizer states.
 //!
 //! No tolerance: bytes are exact. Beside the formulas a device holds what is gathered at the moment
-//! (the largest unit and one ahead) and the gradients of the largest unit before they are
+//! (the largest unit and a layer ahead) and the gradients of the largest unit before they are
 //! scattered, where the class is sharded at all; these are counted here from the model's shape.
 
 mod support;
@@ -54,10 +54,14 @@ fn model_states_by_shard_group() {
         let model = &setup.model;
         let n = model.parameters() as f64;
         let layer = model.layer_parameters(LayerKind::DENSE).total() as f64;
-        // Layers are the largest units of this model: one in use, one gathered ahead.
-        assert!(layer > model.embedding_parameters().total() as f64);
-        let gathered = if s_p > 1 { 2.0 * (layer + layer) } else { 0.0 };
-        let unscattered = if s_g > 1 { 2.0 * layer } else { 0.0 };
+        // The output projection with the final norm is one unit, the embedding another; two
+        // neighbours are gathered at once.
+        let (first, last) = (model.embedding_parameters(), model.head_parameters(false));
+        let (first, last) = (first.total() as f64, last.total() as f64);
+        let largest = layer.max(last);
+        let pair = (first + layer).max(layer + last).max(2.0 * layer);
+        let gathered = if s_p > 1 { 2.0 * pair } else { 0.0 };
+        let unscattered = if s_g > 1 { 2.0 * largest } else { 0.0 };
         assert_eq!(memory.weights, 2.0 * n / f64::from(s_p) + gathered, "parameters over {s_p}");
         assert_eq!(
             memory.gradients,

@@ -8,6 +8,7 @@ mod hw;
 mod run;
 mod schema;
 mod trace;
+mod validate;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ enum Command {
     /// Work with recorded traces: import, inspect, replay.
     #[command(subcommand)]
     Trace(trace::TraceCommand),
+    /// Compare predictions with published measurements.
+    Validate(validate::ValidateArgs),
     /// Print the JSON Schema of an input or output file.
     Schema(schema::SchemaArgs),
     /// Print shell completions.
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, &context, &mut out),
         Command::Hw(args) => hw::run(&args, &context, &mut out),
         Command::Trace(command) => command.run(&mut out),
+        Command::Validate(args) => validate::run_validate(&args, &context, &mut out),
         Command::Schema(args) => schema::run(&args, &mut out),
         Command::Completions(args) => completions::run(&args, &mut out),
     };

@@ -138,9 +138,7 @@ impl TraceCommand {
                     }
                     FormatArg::Table => {
                         let mut text = view::table(&report, top);
-                        for unused in &imported.unused {
-                            text.push_str(&format!("not used: {} {}\n", unused.path, unused.why));
-                        }
+                        text.push_str(&view::unused_files(&imported.unused));
                         print(out, &text)
                     }
                 }

@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::figure::{Curve, Figure, Source};
+use crate::plan::Recompute;
+use crate::scenario::ShardingScheme;
 use crate::units::{
     Bytes, BytesPerSecond, Count, Dollars, DollarsPerHour, DollarsPerJoule, FlopsPerSecond,
     GramsCo2e, GramsCo2ePerJoule, Ratio, Seconds, Watts,
@@ -130,6 +132,13 @@ pub struct Node {
     pub accelerator: String,
     /// Devices in one node, as software sees them.
     pub devices: u32,
+    /// Taken where a source names the accelerator and not the server.
+    #[serde(default)]
+    pub usual: bool,
+    /// Entry that stands for this one in published runs, which differ in how they fill it.
+    pub rows_use: Option<String>,
+    /// Fabric that such nodes are joined by where a source does not say.
+    pub usual_fabric: Option<String>,
     /// Links between devices.
     pub scale_up: ScaleUp,
     /// Network cards.
@@ -323,6 +332,19 @@ pub struct Stack {
     pub version: String,
     /// Stack this one was derived from, which stands in where this one is left out of a fit.
     pub parent: Option<String>,
+    /// Name that sources give to all releases; the date of a row then picks the stack.
+    pub lineage: Option<String>,
+    /// First month of this release, for picking one of a lineage.
+    pub since: Option<String>,
+    /// Frameworks without an entry that this one is closest to; such predictions are marked.
+    #[serde(default)]
+    pub stands_in_for: Vec<String>,
+    /// Validation rows that figures of this file were fitted on; they are never scored.
+    #[serde(default)]
+    pub fit_rows: Vec<String>,
+    /// How it is run where a source does not say.
+    #[serde(default)]
+    pub defaults: StackDefaults,
     /// Attention kernels it calls unless the scenario says otherwise.
     pub attention: AttentionKernel,
     /// Data type of the gradients that data parallelism reduces.
@@ -343,6 +365,26 @@ pub struct Stack {
     pub memory: StackMemory,
     /// Where its figures come from.
     pub sources: Sources,
+}
+
+/// What a stack does unless its user says otherwise, for published rows that do not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StackDefaults {
+    /// What is recomputed; where that does not fit into memory, the next step that does.
+    pub recompute: Option<Recompute>,
+    /// What is sharded over the replicas.
+    pub sharding: Option<ShardingScheme>,
+    /// Sequence parallelism is on with tensor parallelism.
+    pub sequence_parallel: bool,
+    /// Sequences per micro-batch; the replica's whole batch if absent.
+    pub micro_batch: Option<u32>,
+    /// Ranks that share each expert's matrices; the tensor group if absent.
+    pub expert_tensor: Option<u32>,
+    /// Stack that a run with its compiler switched on is (`compile=yes`).
+    pub compiled: Option<String>,
+    /// Why these.
+    pub note: Option<String>,
 }
 
 /// Which element-wise operators are one kernel.

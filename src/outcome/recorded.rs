@@ -9,7 +9,7 @@ use crate::trace::model::RankTrace;
 use crate::trace::program::{Notes, RecordedProgram, recorded_program};
 use crate::units::Nanos;
 
-use crate::program::Work;
+use crate::program::{OpId, Work};
 
 /// Replay of the ranks of one trace.
 #[derive(Clone, Debug, Serialize)]
@@ -86,15 +86,15 @@ pub fn replay_recorded(ranks: &[RankTrace]) -> Result<RecordedReplay> {
         .enumerate()
         .map(|(r, rank)| {
             let ops = &recorded.events[r];
-            let span = |times: &dyn Fn(&(crate::program::OpId, usize)) -> (i64, i64)| {
-                let start = ops.iter().map(|op| times(op).0).min().unwrap_or(0);
-                let end = ops.iter().map(|op| times(op).1).max().unwrap_or(0);
+            let span = |times: &dyn Fn(OpId, usize) -> (i64, i64)| {
+                let start = ops.iter().map(|(op, event)| times(*op, *event).0).min().unwrap_or(0);
+                let end = ops.iter().map(|(op, event)| times(*op, *event).1).max().unwrap_or(0);
                 end - start
             };
             let recorded_ns =
-                span(&|(_, event)| (rank.events[*event].start_ns, rank.events[*event].end_ns()));
-            let replayed_ns = span(&|(op, _)| {
-                let (start, end) = sweep.times(r, *op, 0);
+                span(&|_, event| (rank.events[event].start_ns, rank.events[event].end_ns()));
+            let replayed_ns = span(&|op, _| {
+                let (start, end) = sweep.times(r as u32, op);
                 (start.0, end.0)
             });
             RankReplay {

@@ -319,6 +319,12 @@ impl Plan {
                 let each = counted / virtual_stages;
                 if !counted.is_multiple_of(virtual_stages) || each <= first.max(last) {
                     let even = spread(r.layers, virtual_stages);
+                    // Counting the ends as layers may make it even.
+                    let flags = match (virtual_stages - counted % virtual_stages, first + last) {
+                        (1, 0) => ", or plan.embedding_as_layer or plan.head_as_layer = true",
+                        (2, 0) => ", or plan.embedding_as_layer and plan.head_as_layer = true",
+                        _ => "",
+                    };
                     return Err(fail(
                         "pipeline_parallel",
                         format!(
@@ -326,7 +332,7 @@ impl Plan {
                             if counted > r.layers { " (with embedding and head)" } else { "" },
                             r.pipeline
                         ),
-                        Some(format!("layers_per_stage = {even:?} (an uneven split)")),
+                        Some(format!("layers_per_stage = {even:?} (an uneven split){flags}")),
                     ));
                 }
                 let mut list = vec![each; virtual_stages as usize];

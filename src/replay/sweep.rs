@@ -331,12 +331,14 @@ impl<'a> Sweep<'a> {
         self.step
     }
 
-    /// Start and end of an operation of a template on one of its lanes (0 is the first).
+    /// Start and end of an operation of a rank's template on that rank.
     #[must_use]
-    pub fn times(&self, template: usize, op: OpId, lane: usize) -> (Nanos, Nanos) {
-        let times = &self.templates[template];
-        let at = op.index() * times.lanes + lane;
-        (Nanos(times.start[at]), Nanos(times.end[at]))
+    pub fn times(&self, rank: u32, op: OpId) -> (Nanos, Nanos) {
+        let lane = self.lumping.lane_of_rank[rank as usize];
+        let t = self.lumping.template[lane as usize].index();
+        let times = &self.templates[t];
+        let i = op.index() * times.lanes + (lane - self.lumping.first_lane[t]) as usize;
+        (Nanos(times.start[i]), Nanos(times.end[i]))
     }
 
     /// Where the time went.

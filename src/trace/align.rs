@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::collectives::{CommOp, operation};
 use super::launches::Launches;
 use super::model::RankTrace;
+use super::names::NameId;
 
 /// A collective that was found on every recorded member of its group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,14 +33,35 @@ pub struct Matching {
 /// What makes two kernels on different ranks candidates for the same collective.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    /// Members of the group where known, else its name.
-    members: Vec<u32>,
-    group: String,
+    /// Position in the list of groups.
+    group: usize,
     op: CommOp,
     /// Step that launched it: a rank that recorded one step less does not shift the others.
     step: String,
     /// Sequence number where recorded.
     sequence: i64,
+}
+
+/// The groups of all ranks: members where known, else the name.
+#[derive(Default)]
+struct Groups {
+    list: Vec<(Vec<u32>, String)>,
+    places: BTreeMap<(Vec<u32>, String), usize>,
+}
+
+impl Groups {
+    /// The place of a group that a rank calls by a name. The same members are the same group,
+    /// whatever each rank calls it.
+    fn place(&mut self, rank: &RankTrace, name: NameId) -> usize {
+        let name = rank.names.get(name);
+        let found = rank.header.groups.iter().find(|known| known.name == name);
+        let members = found.map(|known| known.ranks.clone()).unwrap_or_default();
+        let name = if members.is_empty() { name.to_owned() } else { String::new() };
+        *self.places.entry((members, name)).or_insert_with_key(|key| {
+            self.list.push(key.clone());
+            self.list.len() - 1
+        })
+    }
 }
 
 /// Matches the collectives of ranks that ran together: the n-th of a group, operation and step on
@@ -48,9 +70,14 @@ struct Key {
 #[must_use]
 pub fn match_collectives(ranks: &[RankTrace]) -> Matching {
     let mut lists: BTreeMap<Key, BTreeMap<usize, Vec<usize>>> = BTreeMap::new();
+    let mut groups = Groups::default();
     let mut kernels = 0_u64;
     for (position, rank) in ranks.iter().enumerate() {
+        if !rank.events.iter().any(|event| event.communicates) {
+            continue;
+        }
         let launches = Launches::of(rank);
+        let mut known: BTreeMap<NameId, usize> = BTreeMap::new();
         for (index, event) in rank.events.iter().enumerate() {
             if !event.communicates {
                 continue;
@@ -61,17 +88,11 @@ pub fn match_collectives(ranks: &[RankTrace]) -> Matching {
                 continue;
             }
             let collective = rank.collective(event);
-            let group = collective.map_or("", |c| rank.names.get(c.group));
-            let found = rank.header.groups.iter().find(|known| known.name == group);
-            let members = found.map(|known| known.ranks.clone()).unwrap_or_default();
+            let name = collective.map_or(NameId::EMPTY, |c| c.group);
+            let group = *known.entry(name).or_insert_with(|| groups.place(rank, name));
             let step = launches.step(rank, index).map(|step| step.name.clone());
-            let key = Key {
-                group: if members.is_empty() { group.to_owned() } else { String::new() },
-                members,
-                op,
-                step: step.unwrap_or_default(),
-                sequence: collective.map_or(-1, |c| c.sequence),
-            };
+            let sequence = collective.map_or(-1, |c| c.sequence);
+            let key = Key { group, op, step: step.unwrap_or_default(), sequence };
             lists.entry(key).or_default().entry(position).or_default().push(index);
         }
     }
@@ -80,10 +101,11 @@ pub fn match_collectives(ranks: &[RankTrace]) -> Matching {
     let mut matching = Matching::default();
     let mut used = 0_u64;
     for (key, lists) in lists {
-        let expected = if key.members.is_empty() {
+        let members = &groups.list[key.group].0;
+        let expected = if members.is_empty() {
             ranks.len()
         } else {
-            key.members.iter().filter(|rank| numbers.contains_key(rank)).count()
+            members.iter().filter(|rank| numbers.contains_key(rank)).count()
         };
         let count = lists.values().next().map_or(0, Vec::len);
         if expected < 2 || lists.len() != expected || lists.values().any(|l| l.len() != count) {

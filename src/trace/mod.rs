@@ -1,4 +1,23 @@
-//! Recorded traces.
+//! Recorded traces: what profilers of real machines wrote, as typed events.
+//!
+//! ```text
+//!  profiler output ──► import (one module per format) ──► model ──► analysis ──► view
+//!                                                          ▲ │
+//!                                    trace directory  ◄── format (our own, versioned)
+//! ```
+//!
+//! - [`import`] reads files, archives and folders in a moving window, never as a tree, and decides
+//!   which ranks ran together; [`align`] puts those on one clock.
+//! - [`model`] is what is retained: 64-byte events and interned side tables; [`header`] is the
+//!   allow-list of what is known about a rank. Nothing else survives an import.
+//! - [`format`](mod@format) writes and reads trace directories, exactly.
+//! - [`launches`] and [`collectives`] say which call launched what, and what communication is.
+//! - [`analysis`] computes, [`view`] draws.
+//!
+//! A replay needs of this module: the events of each rank in order ([`model::RankTrace`]), launch
+//! calls ([`launches::Launches`]), and collectives matched across ranks
+//! ([`align::match_collectives`]). This module knows no engine.
+
 pub mod align;
 pub mod analysis;
 pub mod collectives;

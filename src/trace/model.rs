@@ -369,9 +369,10 @@ impl RankTrace {
 
     /// Puts events into their documented order and gives spare memory back.
     pub(crate) fn settle(&mut self) {
-        self.events.sort_by_key(|event| event.start_ns);
+        // Spare memory goes first: sorting needs half as much again.
         self.events.shrink_to_fit();
         self.ops.shrink_to_fit();
+        self.events.sort_by_key(|event| event.start_ns);
         self.geometry_index = HashMap::default();
         self.collective_index = HashMap::default();
     }

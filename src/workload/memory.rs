@@ -65,11 +65,11 @@ pub fn stage_memory(
 ) -> Memory {
     let units = stage_parameters(model, plan, stage);
     let total: RankParameters = units.values().copied().sum();
-    // Units are gathered whole: the one in use and its neighbour, which is gathered ahead.
     let sizes: Vec<u64> = units.values().map(|p| p.dense + p.expert).collect();
-    let whole = sizes.iter().copied().max().unwrap_or_default() as f64;
-    let pair = sizes.windows(2).map(|pair| pair[0] + pair[1]).max();
-    let gathered = pair.map_or(whole, |pair| pair as f64);
+    let largest = sizes.iter().copied().max().unwrap_or(0) as f64;
+    // Two neighbours exist whole at once: the unit in use and the one gathered ahead.
+    let pair = sizes.windows(2).map(|two| two[0] + two[1]).max();
+    let gathered = pair.map_or(largest, |pair| pair as f64);
     let (sharding, expert) = (plan.sharding, plan.expert_sharding());
     // Bytes of a state of `bytes` per parameter, sharded over the groups of each pool.
     let state = |bytes: f64, dense_group: u32, expert_group: u32| {
@@ -86,7 +86,7 @@ pub fn stage_memory(
     }
     if sharding.gradients > 1 {
         // A whole unit's gradients exist until they are scattered.
-        gradients += whole * recipe.gradient_reduce.bytes() as f64;
+        gradients += largest * recipe.gradient_reduce.bytes() as f64;
     }
 
     // Chunk activation sets in flight, as the schedule orders them.

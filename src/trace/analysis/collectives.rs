@@ -116,7 +116,7 @@ pub(super) fn collective_stats(together: &Together<'_>) -> Vec<CollectiveStats> 
     }
     let mut stats: Vec<CollectiveStats> =
         sums.into_iter().map(|(key, sum)| finish(key, sum)).collect();
-    stats.sort_by(|a, b| b.total_ns.cmp(&a.total_ns));
+    stats.sort_by_key(|stats| std::cmp::Reverse(stats.total_ns));
     stats
 }
 

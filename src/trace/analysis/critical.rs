@@ -16,7 +16,8 @@ use serde::Serialize;
 
 use super::Together;
 use crate::trace::launches::is_blocking_call;
-use crate::trace::model::Kind;
+use crate::trace::model::{Kind, RankTrace};
+use crate::trace::names::NameId;
 
 /// What a stretch of the critical path consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -83,7 +84,8 @@ pub struct CriticalPath {
     pub hops: u64,
     /// Waits across streams that were inferred.
     pub inferred_waits: u64,
-    /// Device events and calls by their length on the path, longest first.
+    /// What the path consists of by name, longest first: device events, launch calls, and the
+    /// outermost operators and ranges of the host.
     pub top: Vec<PathEntry>,
     /// The path itself, from its beginning.
     #[serde(skip)]
@@ -95,7 +97,7 @@ pub struct CriticalPath {
 pub struct PathEntry {
     /// What it is.
     pub part: PathPart,
-    /// Name of the device event.
+    /// Name of the device event, call, operator or range.
     pub name: String,
     /// Stretches.
     pub count: u64,
@@ -127,8 +129,23 @@ pub(super) fn critical_path(together: &Together<'_>) -> Option<CriticalPath> {
     }
     let mut names: BTreeMap<(PathPart, &str), (u64, i64)> = BTreeMap::new();
     let mut previous = None;
+    let mut hosts: Vec<Option<HostWork>> = vec![None; together.ranks.len()];
     for step in &steps {
         let length = step.end_ns - step.start_ns;
+        if step.part == PathPart::Host {
+            let work =
+                hosts[step.rank].get_or_insert_with(|| HostWork::of(&together.ranks[step.rank]));
+            let shift = together.at(step.rank, 0);
+            for (name, ns) in work.between(step.start_ns - shift, step.end_ns - shift) {
+                let name = match name {
+                    Some(name) => together.ranks[step.rank].names.get(name),
+                    None => BETWEEN_OPERATORS,
+                };
+                let entry = names.entry((PathPart::Host, name)).or_default();
+                entry.0 += 1;
+                entry.1 += ns;
+            }
+        }
         *path.parts.entry(step.part).or_default() += length;
         *path.ranks.entry(together.ranks[step.rank].header.rank).or_default() += length;
         path.hops += u64::from(previous.is_some_and(|rank| rank != step.rank));
@@ -153,6 +170,55 @@ pub(super) fn critical_path(together: &Together<'_>) -> Option<CriticalPath> {
     path.top.truncate(TOP);
     path.steps = steps;
     Some(path)
+}
+
+/// Host time of the path in which no operator or range was recorded.
+const BETWEEN_OPERATORS: &str = "(host code outside operators and ranges)";
+
+/// What the host of a rank was doing: the outermost operators and ranges of its threads.
+#[derive(Clone)]
+struct HostWork {
+    /// Start, end and name, by start; none begins before the one in front of it has ended.
+    pieces: Vec<(i64, i64, NameId)>,
+}
+
+impl HostWork {
+    /// Operators and ranges in which no other is open on the same thread (steps aside, which hold
+    /// everything). Where threads overlap, what began first is kept: the other thread's work ran
+    /// inside it or beside it.
+    fn of(trace: &RankTrace) -> Self {
+        let mut pieces: Vec<(i64, i64, NameId)> = Vec::new();
+        for event in &trace.events {
+            let is_step = trace.name(event).starts_with("ProfilerStep#");
+            if !matches!(event.kind, Kind::Op | Kind::Annotation) || is_step {
+                continue;
+            }
+            let done = pieces.last().map_or(i64::MIN, |piece| piece.1);
+            if event.end_ns() > done && event.dur_ns > 0 {
+                pieces.push((event.start_ns.max(done), event.end_ns(), event.name));
+            }
+        }
+        Self { pieces }
+    }
+
+    /// What was going on inside `[start, end)`, and for how long; the lengths add up to it.
+    fn between(&self, start: i64, end: i64) -> Vec<(Option<NameId>, i64)> {
+        let mut found = Vec::new();
+        let mut covered = 0;
+        let first = self.pieces.partition_point(|piece| piece.1 <= start);
+        for (from, to, name) in &self.pieces[first..] {
+            if *from >= end {
+                break;
+            }
+            let length = (*to).min(end) - (*from).max(start);
+            covered += length;
+            found.push((Some(*name), length));
+        }
+        if covered < end - start {
+            found.push((None, end - start - covered));
+        }
+        found
+    }
 }
 
 /// What the walk needs to know of one rank.

@@ -131,14 +131,14 @@ fn trust(trace: &TraceReport, ranks: &[&RankReport], found: &mut Vec<String>) {
     if unusable > 0 {
         found.push(format!("{unusable} events could not be used; see the losses of each rank."));
     }
-    if let Some(world) = ranks.iter().find_map(|rank| rank.world_size) {
-        if ranks.len() < world as usize {
-            found.push(format!(
-                "{} of {world} ranks are here: waiting in collectives cannot be told from transfer \
+    if let Some(world) = ranks.iter().find_map(|rank| rank.world_size)
+        && ranks.len() < world as usize
+    {
+        found.push(format!(
+            "{} of {world} ranks were recorded: waiting in collectives cannot be told from transfer \
                  where a member is missing.",
-                ranks.len()
-            ));
-        }
+            ranks.len()
+        ));
     }
     if ranks.len() > 1 && !trace.alignment.unaligned_ranks.is_empty() {
         found.push(format!(

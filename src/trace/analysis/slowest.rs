@@ -97,11 +97,11 @@ pub(super) fn slowest(together: &Together<'_>) -> Option<SlowestRank> {
         let mut arrivals: Vec<(i64, usize)> =
             matched.members.iter().map(|(r, i)| (together.start(*r, *i), *r)).collect();
         arrivals.sort_unstable();
-        if let [.., (before, _), (latest, rank)] = arrivals.as_slice() {
-            if latest > before {
-                ranks[*rank].arrives_last += 1;
-                ranks[*rank].late_ns = ranks[*rank].late_ns.saturating_add(latest - before);
-            }
+        if let [.., (before, _), (latest, rank)] = arrivals.as_slice()
+            && latest > before
+        {
+            ranks[*rank].arrives_last += 1;
+            ranks[*rank].late_ns = ranks[*rank].late_ns.saturating_add(latest - before);
         }
     }
     let mut order: Vec<usize> = (0..ranks.len()).collect();

@@ -233,20 +233,28 @@ impl DeviceTime {
     }
 }
 
-/// The devices that a rank used, in order.
+/// Devices of a rank that get windows, and windows of a rank in all. No machine comes near either;
+/// they bound what a damaged file can cost.
+const MOST_DEVICES: usize = 128;
+const MOST_WINDOWS: usize = 200_000;
+
+/// The devices that a rank used, in order; at most 128.
 #[must_use]
 pub fn devices(trace: &RankTrace) -> Vec<i32> {
     let devices: BTreeSet<i32> =
         trace.events.iter().filter(|e| e.kind.is_device()).map(|e| e.device).collect();
-    devices.into_iter().collect()
+    devices.into_iter().take(MOST_DEVICES).collect()
 }
 
 /// The windows of a rank: for each device the whole recording and every step.
 #[must_use]
 pub fn windows(trace: &RankTrace, launches: &Launches) -> Vec<Window> {
     let mut windows = Vec::new();
+    let devices = devices(trace);
+    let most = MOST_WINDOWS / devices.len().max(1);
     let steps = &trace.header.windows;
-    for device in devices(trace) {
+    let steps = if steps.len() > most { &[] } else { steps.as_slice() };
+    for device in devices {
         let time = DeviceTime::of(trace, device);
         let span = time.last_ns - time.first_ns;
         windows.push(time.window("ALL".into(), WindowKind::GpuFirstToLast, time.first_ns, span));

@@ -176,12 +176,12 @@ fn read_rank(directory: &Path, entry: RankEntry, strict: bool) -> Result<RankTra
             ..InputError::default()
         })
     };
-    if let Some(expected) = &file.blake3 {
-        if !hash.as_str().eq_ignore_ascii_case(expected) {
-            return Err(wrong(format!(
-                "its BLAKE3 checksum is {hash}, and the header says {expected}"
-            )));
-        }
+    if let Some(expected) = &file.blake3
+        && !hash.as_str().eq_ignore_ascii_case(expected)
+    {
+        return Err(wrong(format!(
+            "its BLAKE3 checksum is {hash}, and the header says {expected}"
+        )));
     }
     if rows != file.rows {
         return Err(wrong(format!("it has {rows} rows, and the header says {}", file.rows)));

@@ -146,7 +146,7 @@ fn complete(imported: &Imported) -> Result<()> {
 }
 
 /// Why a file in a folder was not even opened.
-const NOT_A_TRACE_NAME: &str = "does not have the name of a trace";
+pub(crate) const NOT_A_TRACE_NAME: &str = "does not have the name of a trace";
 
 /// A file to read.
 struct Job {

@@ -2,11 +2,12 @@
 
 mod html;
 mod page;
+mod sections;
 mod table;
 mod timeline;
 
 pub use html::html;
-pub use table::{import_summary, table};
+pub use table::{import_summary, table, unused_files};
 
 /// Milliseconds with three decimals.
 #[must_use]
@@ -29,6 +30,12 @@ pub fn microseconds(ns: i64) -> String {
 #[must_use]
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
+}
+
+/// A number of things, with its word in singular or plural.
+#[must_use]
+pub fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// A data size with three significant digits.

@@ -35,7 +35,7 @@ ul.findings li { margin: 4px 0; }
   margin: 20px 0 0; }
 .tile { background: var(--surface); border: 1px solid var(--line); border-radius: 8px;
   padding: 12px 16px; }
-.tile b { display: block; font-size: 24px; line-height: 1.2; font-weight: 600; }
+.tile b { display: block; font-size: 22px; line-height: 1.25; font-weight: 600; white-space: nowrap; }
 .tile span { color: var(--ink-2); font-size: 13px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--ink-2); font-size: 12.5px;

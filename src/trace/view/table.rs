@@ -4,13 +4,13 @@ use std::fmt::Write;
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
-use super::{microseconds, milliseconds, percent, short_kernel_name, shortened, size};
+use super::{count, microseconds, milliseconds, percent, short_kernel_name, shortened, size};
 use crate::trace::analysis::{
     CollectiveStats, GroupSizeSource, KernelType, PathPart, RankReport, Report, TraceReport,
     Window, WindowKind,
 };
 use crate::trace::header::{Losses, TraceHeader};
-use crate::trace::import::Unused;
+use crate::trace::import::{NOT_A_TRACE_NAME, Unused};
 use crate::trace::model::{Kind, TraceSet};
 
 /// Above this many rows only the whole recording of each rank is shown.
@@ -285,10 +285,10 @@ fn critical_path(text: &mut String, trace: &TraceReport, top: usize) {
         .collect();
     let _ = writeln!(
         text,
-        "\nCritical path: {} ms, {} hops between ranks, {} inferred waits\n  {}",
+        "\nCritical path: {} ms, {} between ranks, {}\n  {}",
         milliseconds(path.span_ns),
-        path.hops,
-        path.inferred_waits,
+        count(path.hops, "hop", "hops"),
+        count(path.inferred_waits, "inferred wait", "inferred waits"),
         parts.join(", ")
     );
     if path.ranks.len() > 1 {
@@ -386,8 +386,31 @@ pub fn import_summary(set: &TraceSet, header: &TraceHeader, unused: &[Unused]) -
     for rank in &set.ranks {
         losses(&mut text, &rank.header.trace, rank.header.rank, &rank.header.losses);
     }
+    text.push_str(&unused_files(unused));
+    text
+}
+
+/// Files that could not be used, a line each; those that do not even look like a trace in one.
+#[must_use]
+pub fn unused_files(unused: &[Unused]) -> String {
+    let mut text = String::new();
+    let mut others: Vec<&str> = Vec::new();
     for unused in unused {
-        let _ = writeln!(text, "not used: {} {}", unused.path, unused.why);
+        if unused.why == NOT_A_TRACE_NAME {
+            others.push(unused.path.as_str());
+        } else {
+            let _ = writeln!(text, "not used: {} {}", unused.path, unused.why);
+        }
+    }
+    if !others.is_empty() {
+        let few: Vec<&str> = others.iter().take(3).copied().collect();
+        let more = if others.len() > 3 { ", ..." } else { "" };
+        let _ = writeln!(
+            text,
+            "not opened: {} without the name of a trace ({}{more})",
+            count(others.len() as u64, "file", "files"),
+            few.join(", ")
+        );
     }
     text
 }

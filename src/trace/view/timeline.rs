@@ -11,8 +11,8 @@ const LABEL: f64 = 70.0;
 const WIDTH: f64 = 1120.0;
 /// Columns in which time is collected.
 const COLUMNS: usize = 1000;
-const LANE: f64 = 9.0;
-const BAND: f64 = 4.0 * LANE + 12.0;
+/// Height of a lane; a few ranks get more room than many.
+const LANES: [(usize, f64); 3] = [(1, 18.0), (4, 12.0), (usize::MAX, 9.0)];
 const TOP: f64 = 20.0;
 /// Steps of opacity: how much of a column is busy.
 const LEVELS: usize = 5;
@@ -58,7 +58,10 @@ pub type Mark = (i64, String);
 
 /// Draws `[start, end)`; `path` is the critical path.
 pub fn timeline(bands: &[Band], path: &[PathStep], marks: &[Mark], start: i64, end: i64) -> String {
-    let height = TOP + bands.len() as f64 * BAND + 22.0;
+    let lane_height =
+        LANES.iter().find(|(most, _)| bands.len() <= *most).map_or(9.0, |(_, height)| *height);
+    let band_height = 3.0 * lane_height + 21.0;
+    let height = TOP + bands.len() as f64 * band_height + 22.0;
     let mut text = format!("<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\">\n");
     let span = end.saturating_sub(start).max(1);
     let x = |at: i64| LABEL + (at - start) as f64 / span as f64 * (WIDTH - LABEL);
@@ -76,11 +79,11 @@ pub fn timeline(bands: &[Band], path: &[PathStep], marks: &[Mark], start: i64, e
         }
     }
     for (index, band) in bands.iter().enumerate() {
-        let y = TOP + index as f64 * BAND;
+        let y = TOP + index as f64 * band_height;
         let _ = writeln!(
             text,
             "<text class=\"strong\" x=\"0\" y=\"{:.1}\">rank {}</text>",
-            y + 2.0 * LANE + 2.0,
+            y + 1.5 * lane_height + 4.0,
             band.rank
         );
         let lanes = [
@@ -89,9 +92,10 @@ pub fn timeline(bands: &[Band], path: &[PathStep], marks: &[Mark], start: i64, e
             ("memory", &band.memory),
         ];
         for (lane, (class, busy)) in lanes.into_iter().enumerate() {
-            draw(&mut text, class, busy, start, span, y + lane as f64 * LANE);
+            let top = y + lane as f64 * lane_height;
+            draw(&mut text, class, busy, start, span, (top, lane_height - 1.5));
         }
-        critical(&mut text, band.position, path, start, end, &x, y + 3.0 * LANE + 2.0);
+        critical(&mut text, band.position, path, start, end, &x, y + 3.0 * lane_height + 2.0);
     }
     // The axis: five even divisions, in milliseconds from the beginning of what is shown.
     let bottom = height - 18.0;
@@ -120,12 +124,19 @@ pub fn timeline(bands: &[Band], path: &[PathStep], marks: &[Mark], start: i64, e
 }
 
 /// One lane: columns of the same level that touch become one rectangle.
-fn draw(text: &mut String, class: &str, busy: &Intervals, start: i64, span: i64, y: f64) {
+fn draw(
+    text: &mut String,
+    class: &str,
+    busy: &Intervals,
+    start: i64,
+    span: i64,
+    (y, high): (f64, f64),
+) {
     let _ = write!(
         text,
         "<rect class=\"track\" x=\"{LABEL}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\"/>",
         WIDTH - LABEL,
-        LANE - 1.5
+        high
     );
     let edge = |column: usize| start + (i128::from(span) * column as i128 / COLUMNS as i128) as i64;
     let level = |column: usize| {
@@ -152,7 +163,7 @@ fn draw(text: &mut String, class: &str, busy: &Intervals, start: i64, span: i64,
                 paths[here],
                 "M{x:.1} {y:.1}h{:.1}v{:.1}H{x:.1}z",
                 (column - from) as f64 * width,
-                LANE - 1.5
+                high
             );
         }
     }

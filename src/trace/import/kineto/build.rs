@@ -2,19 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
-use serde_json::Value;
-
-use super::super::json::Raw;
 use super::fields::{Args, Category, Fields, INSTANT, LEFT_OUT};
-use super::text_of;
+use super::metadata::plain;
+use super::text::{Texts, splits};
 use crate::trace::align::median;
 use crate::trace::collectives;
 use crate::trace::decimal::{integer, micros_to_nanos};
-use crate::trace::header::{
-    Device, Loss, ProcessGroup, RankSource, SourceInfo, StepWindow, Truncation, Version,
-};
+use crate::trace::header::{Loss, ProcessGroup, RankSource, SourceInfo, StepWindow, Truncation};
 use crate::trace::model::{
     Collective, Event, Geometry, Kind, LATEST_NS, LONGEST_EVENT_NS, LONGEST_RECORDING_NS, NO_ID,
     OpDetail, RankTrace, SyncDetail,
@@ -24,75 +18,18 @@ use crate::trace::redact;
 
 /// How many offsets of a kind of loss are kept.
 const OFFSETS: usize = 8;
-/// Longest shape text that is kept; longer ones are lists of hundreds of tensors.
-const LONGEST_SHAPE: usize = 2048;
-
-/// Operand types that may be kept; anything else in the list becomes `?`.
-const TYPES: [&str; 38] = [
-    "",
-    "float",
-    "double",
-    "int",
-    "long",
-    "long int",
-    "bool",
-    "short",
-    "short int",
-    "half",
-    "signed char",
-    "unsigned char",
-    "char",
-    "c10::BFloat16",
-    "c10::Half",
-    "BFloat16",
-    "Half",
-    "Float",
-    "Double",
-    "Int",
-    "Long",
-    "Bool",
-    "Byte",
-    "Scalar",
-    "ScalarList",
-    "Tensor",
-    "TensorList",
-    "GenericList",
-    "Device",
-    "Generator",
-    "Stream",
-    "Dict",
-    "Tuple",
-    "None",
-    "c10::Float8_e4m3fn",
-    "c10::Float8_e5m2",
-    "c10::complex<float>",
-    "String",
-];
-
-/// Metadata keys whose value is a version.
-const VERSIONS: [(&[u8], &str); 6] = [
-    (b"cuda_runtime_version", "cuda_runtime"),
-    (b"cuda_driver_version", "cuda_driver"),
-    (b"cupti_version", "cupti"),
-    (b"hip_runtime_version", "hip_runtime"),
-    (b"hip_driver_version", "hip_driver"),
-    (b"roctracer_version", "roctracer"),
-];
-
 /// Collects events.
 pub struct Builder {
-    trace: RankTrace,
-    /// Raw text that is not stored as it stands: escaped, redacted or made shorter.
-    rewritten: HashMap<Box<[u8]>, NameId, FixedState>,
-    shapes: HashMap<Box<[u8]>, NameId, FixedState>,
-    types: HashMap<Box<[u8]>, NameId, FixedState>,
-    groups: BTreeMap<String, ProcessGroup>,
+    pub(super) trace: RankTrace,
+    texts: Texts,
+    pub(super) groups: BTreeMap<String, ProcessGroup>,
     left_out: [u64; LEFT_OUT.len()],
     unknown: u64,
+    ascend: bool,
     no_phase: u64,
     unusable: BTreeMap<&'static str, (u64, Vec<u64>)>,
     fine: bool,
-    last_offset: u64,
+    pub(super) last_offset: u64,
 }
 
 impl Builder {
@@ -101,91 +38,15 @@ impl Builder {
         trace.header.source = SourceInfo { format: super::FORMAT.into(), file: file.into() };
         Self {
             trace,
-            rewritten: HashMap::default(),
-            shapes: HashMap::default(),
-            types: HashMap::default(),
+            texts: Texts::default(),
             groups: BTreeMap::new(),
             left_out: [0; LEFT_OUT.len()],
             unknown: 0,
+            ascend: false,
             no_phase: 0,
             unusable: BTreeMap::new(),
             fine: false,
             last_offset: 0,
-        }
-    }
-
-    /// Whether a top-level key is understood.
-    pub fn knows(key: &[u8]) -> bool {
-        matches!(key, b"deviceProperties" | b"distributedInfo" | b"baseTimeNanoseconds")
-            || VERSIONS.iter().any(|(name, _)| *name == key)
-    }
-
-    /// Takes what is on the allow-list from a top-level value.
-    pub fn metadata(&mut self, key: &[u8], value: Raw<'_>) {
-        match key {
-            b"baseTimeNanoseconds" => match integer(value.text) {
-                Some(base) => self.trace.header.clock.base_unix_ns = base,
-                None => self.unusable("base times that are no whole number", self.last_offset),
-            },
-            b"deviceProperties" => {
-                if let Ok(Value::Array(devices)) = serde_json::from_slice(value.text) {
-                    self.trace.header.identity.devices =
-                        devices.iter().filter_map(device).collect();
-                }
-            }
-            b"distributedInfo" => {
-                if let Ok(info) = serde_json::from_slice(value.text) {
-                    self.distributed(&info);
-                }
-            }
-            _ => {
-                let known = VERSIONS.iter().find(|(name, _)| *name == key);
-                if let (Some((_, name)), Some(version)) = (known, redact::label(&text_of(value))) {
-                    self.version(name, version);
-                }
-            }
-        }
-    }
-
-    fn version(&mut self, name: &str, version: String) {
-        let software = &mut self.trace.header.identity.software;
-        if version.len() <= 32 && !software.iter().any(|known| known.name == name) {
-            software.push(Version { name: name.into(), version });
-            software.sort_by(|a, b| a.name.cmp(&b.name));
-        }
-    }
-
-    fn distributed(&mut self, info: &Value) {
-        let header = &mut self.trace.header;
-        if let Some(rank) = whole(&info["rank"]).and_then(|n| u32::try_from(n).ok()) {
-            header.rank = rank;
-            header.rank_source = RankSource::Recorded;
-        }
-        header.world_size = whole(&info["world_size"]).and_then(|n| u32::try_from(n).ok());
-        header.identity.backend = info["backend"].as_str().and_then(redact::label);
-        if let Some(version) = info["nccl_version"].as_str().and_then(redact::label) {
-            self.version("nccl", version);
-        }
-        for group in info["pg_config"].as_array().into_iter().flatten() {
-            let name = match &group["pg_name"] {
-                Value::Number(n) => Some(n.to_string()),
-                other => other.as_str().and_then(redact::label),
-            };
-            let Some(name) = name else { continue };
-            let ranks: Vec<u32> = group["ranks"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|rank| whole(rank).and_then(|n| u32::try_from(n).ok()))
-                .collect();
-            let size = whole(&group["pg_size"])
-                .or(whole(&group["group_size"]))
-                .and_then(|n| i32::try_from(n).ok())
-                .unwrap_or(if ranks.is_empty() { -1 } else { ranks.len() as i32 });
-            // A list that was cut short by the writer is worse than none.
-            let ranks = if size >= 0 && ranks.len() != size as usize { Vec::new() } else { ranks };
-            let description = group["pg_desc"].as_str().and_then(redact::label).unwrap_or_default();
-            self.groups.insert(name.clone(), ProcessGroup { name, description, ranks, size });
         }
     }
 
@@ -203,8 +64,12 @@ impl Builder {
                 return false;
             }
             (b's' | b'f' | b't', Category::Autograd) => return self.flow(fields, at),
+            (_, Category::Ascend) => {
+                self.ascend = true;
+                return true;
+            }
             (b's' | b'f' | b't', _) => {
-                self.left_out[3] += 1;
+                self.unknown += 1;
                 return true;
             }
             (b'C' | b'n' | b'b' | b'e' | b'N' | b'O' | b'D', _) => {
@@ -249,7 +114,7 @@ impl Builder {
                 return true;
             }
         };
-        let name = self.name(fields.name);
+        let name = self.texts.name(&mut self.trace.names, fields.name);
         let mut event = Event::new(kind, name, start_ns, dur_ns);
         let args = &fields.args;
         event.correlation = identifier(args.correlation);
@@ -305,8 +170,8 @@ impl Builder {
 
     fn op_details(&mut self, event: &mut Event, args: &Args<'_>) {
         let sequence = identifier(args.sequence);
-        let dims = self.shape(args.dims);
-        let types = self.type_list(args.types);
+        let dims = self.texts.shape(&mut self.trace.names, args.dims);
+        let types = self.texts.types(&mut self.trace.names, args.types);
         if sequence >= 0 || dims != NameId::EMPTY || types != NameId::EMPTY {
             event.detail = self.trace.add_op(OpDetail {
                 sequence,
@@ -344,47 +209,6 @@ impl Builder {
         event.collective = self.trace.add_collective(collective);
     }
 
-    /// Members of a group: as listed, or as an evenly spaced range where the list was cut short.
-    fn learn_group(&mut self, name: &str, args: &Args<'_>) {
-        let known = self.groups.get(name);
-        if known.is_some_and(|group| !group.ranks.is_empty()) {
-            return;
-        }
-        let number = |text: &[u8]| integer(text).and_then(|n| u32::try_from(n).ok());
-        let size = number(args.group_size);
-        let listed: Option<Vec<u32>> = args
-            .group_ranks
-            .strip_prefix(b"[")
-            .and_then(|text| text.strip_suffix(b"]"))
-            .filter(|text| !text.is_empty())
-            .and_then(|text| text.split(|b| *b == b',').map(number).collect());
-        let ranks = match (listed, size) {
-            (Some(ranks), Some(size)) if ranks.len() == size as usize => ranks,
-            (Some(ranks), None) => ranks,
-            (_, Some(size)) if size <= 1 << 20 => {
-                match (number(args.group_start), number(args.group_stride)) {
-                    (Some(start), Some(stride)) => {
-                        (0..size).map_while(|i| i.checked_mul(stride)?.checked_add(start)).collect()
-                    }
-                    _ => Vec::new(),
-                }
-            }
-            _ => Vec::new(),
-        };
-        let size = size.and_then(|n| i32::try_from(n).ok()).unwrap_or(if ranks.is_empty() {
-            -1
-        } else {
-            ranks.len() as i32
-        });
-        let description = known
-            .map(|group| group.description.clone())
-            .filter(|text| !text.is_empty())
-            .or_else(|| plain(args.group_description))
-            .unwrap_or_default();
-        let group = ProcessGroup { name: name.to_owned(), description, ranks, size };
-        self.groups.insert(name.to_owned(), group);
-    }
-
     fn flow(&mut self, fields: &Fields<'_>, at: u64) -> bool {
         let start_ns = micros_to_nanos(fields.ts).filter(|t| (-LATEST_NS..=LATEST_NS).contains(t));
         let (Some(start_ns), Some(id)) = (start_ns, integer(fields.id)) else {
@@ -412,69 +236,6 @@ impl Builder {
             StepWindow { name: number.to_owned(), start_ns: event.start_ns, dur_ns: event.dur_ns };
         event.kind = Kind::Annotation;
         self.trace.header.windows.push(window);
-    }
-
-    fn name(&mut self, raw: Raw<'_>) -> NameId {
-        if !raw.escaped {
-            if let Some(id) = self.trace.names.find(raw.text) {
-                return id;
-            }
-        }
-        if let Some(id) = self.rewritten.get(raw.text) {
-            return *id;
-        }
-        let text = text_of(raw);
-        let clean = redact::scrub(&text);
-        let id = self.trace.names.intern(&clean);
-        if clean.len() != text.len() || clean != text {
-            self.trace.header.losses.redacted_names += 1;
-        }
-        if clean.as_bytes() != raw.text {
-            self.rewritten.insert(raw.text.into(), id);
-        }
-        id
-    }
-
-    fn shape(&mut self, raw: &[u8]) -> NameId {
-        if raw.len() <= 2 {
-            return NameId::EMPTY;
-        }
-        if let Some(id) = self.shapes.get(raw) {
-            return *id;
-        }
-        let text: String = raw
-            .iter()
-            .filter(|b| !b.is_ascii_whitespace())
-            .map(|b| char::from(*b))
-            .take(LONGEST_SHAPE + 1)
-            .collect();
-        let kept = text.len() <= LONGEST_SHAPE
-            && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'[' | b']' | b',' | b'-'))
-            && text.bytes().any(|b| b.is_ascii_digit());
-        let id = if kept { self.trace.names.intern(&text) } else { NameId::EMPTY };
-        self.shapes.insert(raw.into(), id);
-        id
-    }
-
-    fn type_list(&mut self, raw: &[u8]) -> NameId {
-        if raw.len() <= 2 || raw.len() > LONGEST_SHAPE {
-            return NameId::EMPTY;
-        }
-        if let Some(id) = self.types.get(raw) {
-            return *id;
-        }
-        let items: Vec<&str> = serde_json::from_slice::<Vec<&str>>(raw).unwrap_or_default();
-        let known: Vec<&str> = items
-            .iter()
-            .map(|item| TYPES.into_iter().find(|known| known == item).unwrap_or("?"))
-            .collect();
-        let id = if known.iter().all(|item| item.is_empty()) {
-            NameId::EMPTY
-        } else {
-            self.trace.names.intern(&format!("[{}]", known.join(",")))
-        };
-        self.types.insert(raw.into(), id);
-        id
     }
 
     /// Counts an event that could not be used.
@@ -527,7 +288,12 @@ impl Builder {
 
     /// Settles the rank, or says why there is none.
     pub fn finish(mut self) -> Result<RankTrace, String> {
+        if self.ascend && !self.trace.events.iter().any(|event| event.kind.is_device()) {
+            // Its operators look the same, and its kernels have no category.
+            return Err("is Ascend profiler output, which is not read yet".into());
+        }
         self.drop_strays();
+        self.trace.header.losses.redacted_names = self.texts.redacted;
         let header = &mut self.trace.header;
         for (index, (category, why)) in LEFT_OUT.into_iter().enumerate() {
             if self.left_out[index] > 0 {
@@ -554,11 +320,11 @@ impl Builder {
                 ));
             }
         }
-        if header.rank_source == RankSource::Assumed {
-            if let Some(rank) = rank_in_name(&header.source.file) {
-                header.rank = rank;
-                header.rank_source = RankSource::FileName;
-            }
+        if header.rank_source == RankSource::Assumed
+            && let Some(rank) = rank_in_name(&header.source.file)
+        {
+            header.rank = rank;
+            header.rank_source = RankSource::FileName;
         }
         header.clock.resolution_ns = if self.fine { 1 } else { 1000 };
         header.groups = self.groups.into_values().collect();
@@ -572,23 +338,6 @@ impl Builder {
         self.trace.settle();
         Ok(self.trace)
     }
-}
-
-/// A whole number that may have been written as text.
-fn whole(value: &Value) -> Option<i64> {
-    value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
-}
-
-fn device(value: &Value) -> Option<Device> {
-    let major = whole(&value["computeMajor"]);
-    let minor = whole(&value["computeMinor"]);
-    Some(Device {
-        id: whole(&value["id"])?,
-        name: value["name"].as_str().and_then(redact::label).unwrap_or_default(),
-        memory_bytes: whole(&value["totalGlobalMem"]).and_then(|n| u64::try_from(n).ok()),
-        compute: major.zip(minor).map(|(major, minor)| format!("{major}.{minor}")),
-        multiprocessors: whole(&value["numSms"]).and_then(|n| u32::try_from(n).ok()),
-    })
 }
 
 /// An identifier; negative ones mean none.
@@ -617,20 +366,6 @@ fn triple(text: &[u8]) -> [u32; 3] {
         *slot = integer(part).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
     }
     sizes
-}
-
-/// A short plain label of a raw string.
-fn plain(text: &[u8]) -> Option<String> {
-    std::str::from_utf8(text).ok().and_then(redact::label)
-}
-
-/// Split sizes; nothing where they are even.
-fn splits(text: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(text).ok()?;
-    let kept = text.len() > 2
-        && text.len() <= LONGEST_SHAPE
-        && text.bytes().all(|b| b.is_ascii_digit() || b"[], .".contains(&b));
-    kept.then(|| text.replace(' ', ""))
 }
 
 /// The rank that a file name gives: `rank-3.json`, `worker12_step_4.pt.trace.json`.

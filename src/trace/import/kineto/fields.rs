@@ -28,6 +28,8 @@ pub enum Category {
     Overhead,
     /// Arrow between forward and backward.
     Autograd,
+    /// Written by the Ascend profiler only.
+    Ascend,
     /// Left out on purpose; the index is a position in [`LEFT_OUT`].
     LeftOut(usize),
     /// Not known.
@@ -76,6 +78,7 @@ impl Category {
             b"cuda_sync" => Self::Sync,
             b"overhead" | b"Overhead" => Self::Overhead,
             b"Trace" => Self::LeftOut(5),
+            b"async_npu" | b"HostToDevice" | b"async_task_queue" => Self::Ascend,
             b"" => Self::None,
             other => LEFT_OUT
                 .iter()
@@ -87,7 +90,12 @@ impl Category {
     const fn wants_args(self) -> bool {
         !matches!(
             self,
-            Self::None | Self::LeftOut(_) | Self::Unknown | Self::Autograd | Self::Overhead
+            Self::None
+                | Self::LeftOut(_)
+                | Self::Unknown
+                | Self::Ascend
+                | Self::Autograd
+                | Self::Overhead
         )
     }
 }

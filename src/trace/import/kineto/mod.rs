@@ -1,12 +1,14 @@
 //! The PyTorch profiler (Kineto), on CUDA and ROCm, from its first schema to today's.
 //!
 //! The file is read once, in a window that moves over it; an event is looked at as slices of that
-//! window and either becomes a retained [`Event`](crate::trace::Event) or is counted. No tree of
+//! window and either becomes a retained [`Event`](crate::trace::model::Event) or is counted. No tree of
 //! the file is ever built. What is damaged is reported with its byte offset and the reader goes on
 //! at the next event, so that a truncated file gives every complete event.
 
 mod build;
 mod fields;
+mod metadata;
+mod text;
 
 use std::io::Read;
 
@@ -154,7 +156,7 @@ impl<R: Read> Reading<R> {
     fn events(&mut self) {
         let mut damaged = false;
         loop {
-            if damaged && !self.to_next_object() {
+            if damaged && !self.seek_next_object() {
                 return;
             }
             let at = self.window.offset();
@@ -197,7 +199,7 @@ impl<R: Read> Reading<R> {
 
     /// After damage: moves to the next opening brace, or behind the closing bracket of the events.
     /// False where the events are over.
-    fn to_next_object(&mut self) -> bool {
+    fn seek_next_object(&mut self) -> bool {
         loop {
             let Some(at) = memchr::memchr2(b'{', b']', self.window.bytes()) else {
                 self.window.consume(self.window.bytes().len());
