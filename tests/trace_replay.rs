@@ -5,6 +5,8 @@
 //! 2 % is the bar the replay of real traces is held to, and a few times the launch jitter seen in
 //! these files.
 
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
 use std::path::PathBuf;
 
 use trainyard::outcome::{RecordedReplay, replay_recorded};

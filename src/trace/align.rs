@@ -30,6 +30,13 @@ pub struct Matching {
     pub unmatched: u64,
 }
 
+impl Matching {
+    /// The matched collectives that nobody leaves before the last member has arrived.
+    pub fn meetings(&self) -> impl Iterator<Item = &Matched> {
+        self.matched.iter().filter(|matched| matched.op.ends_together())
+    }
+}
+
 /// What makes two kernels on different ranks candidates for the same collective.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
@@ -143,8 +150,7 @@ pub(crate) fn align(ranks: &mut [RankTrace]) {
         return;
     }
     let matching = match_collectives(ranks);
-    let usable: Vec<&Matched> =
-        matching.matched.iter().filter(|matched| matched.op.ends_together()).collect();
+    let usable: Vec<&Matched> = matching.meetings().collect();
     let mut of_rank: Vec<Vec<usize>> = vec![Vec::new(); ranks.len()];
     for (index, matched) in usable.iter().enumerate() {
         for (rank, _) in &matched.members {

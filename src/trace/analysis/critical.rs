@@ -248,7 +248,7 @@ impl<'t, 'a> Walk<'t, 'a> {
     fn new(together: &'t Together<'a>, origin: i64) -> Self {
         let ranks = (0..together.ranks.len()).map(|rank| index(together, rank)).collect();
         let mut last_arrival = BTreeMap::new();
-        for matched in &together.matching.matched {
+        for matched in together.matching.meetings() {
             let last = matched.members.iter().max_by_key(|(r, i)| (together.start(*r, *i), *r));
             let Some(&last) = last else { continue };
             for &member in &matched.members {

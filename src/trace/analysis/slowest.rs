@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::Together;
 use super::intervals::Intervals;
-use crate::trace::align::median;
+use crate::trace::align::{Matched, median};
 
 /// The work of one rank; ns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -73,7 +73,7 @@ struct Skeleton {
 const CANDIDATES: usize = 32;
 
 pub(super) fn slowest(together: &Together<'_>) -> Option<SlowestRank> {
-    if together.ranks.len() < 2 || together.matching.matched.is_empty() {
+    if together.ranks.len() < 2 || together.matching.meetings().next().is_none() {
         return None;
     }
     let skeleton = Skeleton::of(together);
@@ -93,7 +93,7 @@ pub(super) fn slowest(together: &Together<'_>) -> Option<SlowestRank> {
             }
         })
         .collect();
-    for matched in &together.matching.matched {
+    for matched in together.matching.meetings() {
         let mut arrivals: Vec<(i64, usize)> =
             matched.members.iter().map(|(r, i)| (together.start(*r, *i), *r)).collect();
         arrivals.sort_unstable();
@@ -120,7 +120,7 @@ pub(super) fn slowest(together: &Together<'_>) -> Option<SlowestRank> {
         span_ns: last - first,
         span_without_ns: last - first - gain_ns,
         gain_ns,
-        collectives: together.matching.matched.len() as u64,
+        collectives: together.matching.meetings().count() as u64,
         ranks,
     })
 }
@@ -148,7 +148,7 @@ impl Skeleton {
             ));
         }
         // The order of last arrivals is the order in which a replay can settle collectives.
-        let matched = &together.matching.matched;
+        let matched: Vec<&Matched> = together.matching.meetings().collect();
         let last_arrival = |index: usize| {
             matched[index].members.iter().map(|(r, i)| together.start(*r, *i)).max().unwrap_or(0)
         };
