@@ -5,6 +5,7 @@
 //! accelerator, node, fabric, stack, price sheet or grid is one file and no code. This module and
 //! [`crate::input`] are the only ones that read those files.
 
+mod collectives;
 mod figure;
 mod types;
 
@@ -14,6 +15,7 @@ use std::path::Path;
 use include_dir::{Dir, include_dir};
 use serde::de::DeserializeOwned;
 
+pub use collectives::*;
 pub use figure::{Curve, Figure, Kind, Source};
 pub use types::*;
 
@@ -62,6 +64,9 @@ catalogue_item!(Fabric, "fabrics", "fabric", aliases);
 catalogue_item!(Stack, "stacks", "software stack", aliases);
 catalogue_item!(PriceSheet, "prices", "price sheet");
 catalogue_item!(Grid, "grids", "grid", aliases);
+catalogue_item!(CollectiveLibrary, "collectives", "collective library", aliases);
+catalogue_item!(Transport, "transports", "transport", aliases);
+catalogue_item!(Harness, "harnesses", "measuring program");
 
 /// An entry and the document it was read from.
 #[derive(Clone, Debug)]
@@ -90,6 +95,12 @@ pub struct Catalogue {
     pub prices: Shelf<PriceSheet>,
     /// Electricity grids.
     pub grids: Shelf<Grid>,
+    /// Collective libraries by accelerator architecture.
+    pub collectives: Shelf<CollectiveLibrary>,
+    /// Ways out of a node.
+    pub transports: Shelf<Transport>,
+    /// Measuring programs.
+    pub harnesses: Shelf<Harness>,
 }
 
 impl Catalogue {
@@ -123,6 +134,9 @@ impl Catalogue {
         add(&mut self.stacks, documents)?;
         add(&mut self.prices, documents)?;
         add(&mut self.grids, documents)?;
+        add(&mut self.collectives, documents)?;
+        add(&mut self.transports, documents)?;
+        add(&mut self.harnesses, documents)?;
         Ok(())
     }
 
@@ -167,6 +181,39 @@ impl Catalogue {
     /// As for [`Self::accelerator`].
     pub fn grid(&self, name: &str) -> Result<&Grid> {
         find(&self.grids, name)
+    }
+    /// Looks up a collective library by name or alias.
+    ///
+    /// # Errors
+    /// As for [`Self::accelerator`].
+    pub fn collective_library(&self, name: &str) -> Result<&CollectiveLibrary> {
+        find(&self.collectives, name)
+    }
+    /// The current collective library of an accelerator architecture (`hopper`, `cdna3`, ...).
+    ///
+    /// # Errors
+    /// There is none; the message offers the nearest architectures.
+    pub fn library_for_architecture(&self, architecture: &str) -> Result<&CollectiveLibrary> {
+        self.collectives
+            .values()
+            .map(|entry| &entry.item)
+            .filter(|item| item.architecture == architecture)
+            .min_by_key(|item| item.legacy)
+            .ok_or_else(|| Error::UnknownName {
+                what: "collective library for architecture",
+                name: architecture.to_owned(),
+                nearest: nearest_names(
+                    architecture,
+                    self.collectives.values().map(|e| e.item.architecture.as_str()),
+                ),
+            })
+    }
+    /// Looks up a transport by name or alias.
+    ///
+    /// # Errors
+    /// As for [`Self::accelerator`].
+    pub fn transport(&self, name: &str) -> Result<&Transport> {
+        find(&self.transports, name)
     }
 }
 
@@ -283,13 +330,16 @@ fn embedded_documents() -> Result<Vec<(String, Document)>> {
 }
 
 fn directory_documents(directory: &Path) -> Result<Vec<(String, Document)>> {
-    const FOLDERS: [&str; 6] = [
+    const FOLDERS: [&str; 9] = [
         Accelerator::FOLDER,
         Node::FOLDER,
         Fabric::FOLDER,
         Stack::FOLDER,
         PriceSheet::FOLDER,
         Grid::FOLDER,
+        CollectiveLibrary::FOLDER,
+        Transport::FOLDER,
+        Harness::FOLDER,
     ];
     let read = |path: &Path| -> Result<Vec<std::path::PathBuf>> {
         let mut entries = std::fs::read_dir(path)

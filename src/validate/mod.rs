@@ -1,0 +1,3 @@
+//! Measured against predicted.
+
+pub mod collectives;
