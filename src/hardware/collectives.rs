@@ -107,7 +107,7 @@ pub struct Branch {
     pub fill: Figure<Seconds>,
     /// Added to every step once the pipeline's chunks are full.
     pub fill_step: Figure<Seconds>,
-    /// Bytes per rank and step at which chunks are full.
+    /// Bytes per rank and step at which chunks are half full.
     pub chunk: Figure<Bytes>,
     /// Fraction of the scale-up link rate at large sizes.
     pub efficiency: Figure<Ratio>,
@@ -250,14 +250,21 @@ pub struct Transport {
     pub matches: Vec<String>,
     /// Transport that stands in for it where it is left out of a fit.
     pub parent: Option<String>,
+    /// Latency the network plug-in reports to the library's tuner, which adds it to its own
+    /// constant; decides the algorithm, never the duration.
+    pub tuner_latency: Figure<Seconds>,
     /// Fixed time added to a collective that crosses nodes.
     pub base: Figure<Seconds>,
     /// Added per step between nodes by protocol.
     pub hop: ByProtocol,
     /// Fraction of the card rate that large messages reach.
     pub efficiency: Figure<Ratio>,
-    /// Bytes per card at which half of that is reached.
-    pub half_bytes: Figure<Bytes>,
+    /// Fraction of that which the LL and LL128 protocols reach, beyond what their flags take:
+    /// their messages are small and wait for each other.
+    pub small_message_efficiency: Figure<Ratio>,
+    /// Bytes a card could have sent while the pipeline between nodes fills; a message shorter than
+    /// this fills it only in part.
+    pub fill_bytes: Figure<Bytes>,
     /// Rank-count term: added per participating node beyond the second and per collective
     /// (connection handling, congestion, skew).
     pub per_node: Figure<Seconds>,

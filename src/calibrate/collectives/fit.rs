@@ -52,22 +52,54 @@ pub struct Fitted {
     pub records: BTreeMap<String, FitRecord>,
 }
 
-/// A branch that no row constrains: what the fitted architectures have in common. Latencies from
-/// the fits of Ampere, Hopper and Blackwell, efficiencies relative to the tuner's ring bandwidth.
-fn prior(branch: usize, library: &LibraryModel) -> BranchModel {
+/// Where a branch starts before anything is known: round numbers of NVLink machines, efficiencies
+/// relative to the tuner's ring bandwidth.
+fn first_guess(branch: usize, library: &LibraryModel) -> BranchModel {
     let ring = library.tuner.ring_bandwidth;
-    // Older and other libraries start kernels more slowly; the tuner's own constant says by how
-    // much (6.6 us for LL on NCCL).
-    let slow = library.tuner.ring_base[0] / 6.6e-6;
-    let us = 1e-6 * slow;
+    let us = 1e-6;
     let (base, step, fill, fill_step, chunk, efficiency, overlap) = match branch {
-        0 => (6.5 * us, 0.95 * us, 1.5 * us, 0.1 * us, 8e3, 0.42 * ring, 1.5),
-        1 => (10.0 * us, 1.6 * us, 5.0 * us, 0.3 * us, 256e3, 0.9 * ring, 1.3),
-        2 => (12.0 * us, 3.0 * us, 10.0 * us, 1.0 * us, 512e3, 0.97 * ring, 1.4),
+        0 => (6.5 * us, 0.95 * us, 1.5 * us, 0.1 * us, 4e3, 0.42 * ring, 1.5),
+        1 => (10.0 * us, 1.6 * us, 5.0 * us, 0.3 * us, 128e3, 0.9 * ring, 1.3),
+        2 => (12.0 * us, 3.0 * us, 10.0 * us, 1.0 * us, 1e6, 0.99 * ring, 1.4),
         3 => (30.0 * us, 0.01 * us, 40.0 * us, 0.01 * us, 2e6, 0.76 * ring, 1.2),
-        _ => (7.0 * us, 0.3 * us, 5.0 * us, 0.1 * us, 128e3, 0.93 * ring, 1.5),
+        _ => (7.0 * us, 0.3 * us, 5.0 * us, 0.1 * us, 64e3, 0.95 * ring, 1.5),
     };
     BranchModel { base, step, fill, fill_step, chunk, efficiency, overlap }
+}
+
+/// Branches of libraries that rows determined, for the second pass: what they have in common is
+/// the prior of all, and the other generation of the same architecture that of a library.
+#[derive(Debug, Default)]
+struct Known {
+    /// Library, architecture, its fitted branches.
+    libraries: Vec<(String, String, Vec<Option<BranchModel>>, f64)>,
+}
+
+impl Known {
+    fn prior(&self, name: &str, architecture: &str, index: usize, of: &LibraryModel) -> BranchModel {
+        let ring = of.tuner.ring_bandwidth;
+        let others = || self.libraries.iter().filter(|(other, _, _, _)| other != name);
+        let relative = |branch: &BranchModel, their_ring: f64| BranchModel {
+            efficiency: branch.efficiency * ring / their_ring,
+            ..*branch
+        };
+        if let Some(sibling) = others()
+            .filter(|(_, theirs, _, _)| theirs == architecture)
+            .find_map(|(_, _, branches, r)| branches[index].map(|b| relative(&b, *r)))
+        {
+            return sibling;
+        }
+        let packed: Vec<Vec<f64>> = others()
+            .filter_map(|(_, _, branches, r)| branches[index].map(|b| pack(&relative(&b, *r))))
+            .collect();
+        if packed.is_empty() {
+            return first_guess(index, of);
+        }
+        let mean: Vec<f64> = (0..7)
+            .map(|i| packed.iter().map(|p| p[i]).sum::<f64>() / packed.len() as f64)
+            .collect();
+        unpack(&mean)
+    }
 }
 
 /// Sigmas of the logarithms in the order of [`pack`].
@@ -147,7 +179,6 @@ fn usable(case: &Case) -> bool {
         && !case.noisy
         && case.request.bytes.get() >= 512.0
         && (case.scored || case.request.bytes.get() > 8_589_934_592.0)
-        && !case.assumed.iter().any(|a| a.contains("not stated"))
 }
 
 fn fit_harnesses(models: &mut Models, cases: &[Case], catalogue: &Catalogue, out: &mut Fitted) {
@@ -190,7 +221,13 @@ fn fit_harnesses(models: &mut Models, cases: &[Case], catalogue: &Catalogue, out
     }
 }
 
-fn fit_libraries(models: &mut Models, cases: &[Case], out: &mut Fitted) {
+fn fit_libraries(
+    models: &mut Models,
+    cases: &[Case],
+    catalogue: &Catalogue,
+    known: &Known,
+    out: &mut Fitted,
+) {
     let names: Vec<String> = models.libraries.keys().cloned().collect();
     for name in names {
         let inside: Vec<&Case> = cases
@@ -198,9 +235,11 @@ fn fit_libraries(models: &mut Models, cases: &[Case], out: &mut Fitted) {
             .filter(|c| usable(c) && !c.several_nodes && c.library == name)
             .collect();
         let Some(mut library) = models.libraries.get(&name).cloned() else { continue };
+        let architecture =
+            catalogue.collectives.get(&name).map_or("", |e| e.item.architecture.as_str());
         let mut fits = [BranchFit::default(); 5];
         for index in 0..5 {
-            let start = prior(index, &library);
+            let start = known.prior(&name, architecture, index, &library);
             set_branch(&mut library, index, start);
         }
         let choice = |case: &Case| tuner::choose(&library, None, &case.request).map(branch_index);
@@ -219,7 +258,7 @@ fn fit_libraries(models: &mut Models, cases: &[Case], out: &mut Fitted) {
             if rows.is_empty() {
                 continue;
             }
-            let start = prior(index, &library);
+            let start = known.prior(&name, architecture, index, &library);
             let centre = pack(&start);
             let weight = weights(rows);
             let objective = |x: &[f64]| -> Vec<f64> {
@@ -231,12 +270,13 @@ fn fit_libraries(models: &mut Models, cases: &[Case], out: &mut Fitted) {
                 );
                 r
             };
-            // The overlap exponent and the fill trade against each other: three starts.
-            let best = [0.2_f64, 1.0, 3.0]
+            // Overlap, fill and chunk trade against each other: several starts.
+            let best = [(0.0, 0.0), (1.0, 1.5), (1.0, 3.0), (-1.0, -1.5), (1.0, 0.0)]
                 .into_iter()
-                .map(|fill| {
+                .map(|(fill, chunk)| {
                     let mut x = centre.clone();
-                    x[2] += fill.ln();
+                    x[2] += fill;
+                    x[4] += chunk;
                     minimise(&objective, &x, 60)
                 })
                 .min_by(|a, b| a.1.total_cmp(&b.1));
@@ -280,11 +320,21 @@ fn with_library(models: &Models, name: &str, library: LibraryModel) -> Models {
     }
 }
 
-/// Sigmas of base, hop LL, hop Simple, efficiency, half size.
-const TRANSPORT_SIGMA: [f64; 5] = [0.8, 0.8, 0.8, 0.1, 1.5];
+/// Sigmas of base, hop LL, hop Simple, efficiency, fill, small-message efficiency.
+///
+/// The fixed part is nearly pinned: a network costs per message, and where only one group size was
+/// measured the fit could not tell a fixed part from a part per step.
+const TRANSPORT_SIGMA: [f64; 6] = [0.2, 1.0, 1.0, 0.1, 1.5, 0.8];
 
 fn pack_transport(t: &TransportModel) -> Vec<f64> {
-    vec![t.base.ln(), t.hop[0].ln(), t.hop[2].ln(), t.efficiency.ln(), t.half_bytes.ln()]
+    vec![
+        t.base.ln(),
+        t.hop[0].ln(),
+        t.hop[2].ln(),
+        t.efficiency.ln(),
+        t.fill_bytes.ln(),
+        t.small_message_efficiency.ln(),
+    ]
 }
 
 fn unpack_transport(like: &TransportModel, x: &[f64]) -> TransportModel {
@@ -294,7 +344,8 @@ fn unpack_transport(like: &TransportModel, x: &[f64]) -> TransportModel {
         // No row isolates LL128 across nodes; it lies between the other two.
         hop: [ll, (ll * simple).sqrt(), simple],
         efficiency: x[3].exp().min(1.0),
-        half_bytes: x[4].exp(),
+        fill_bytes: x[4].exp(),
+        small_message_efficiency: x[5].exp().min(1.0),
         ..like.clone()
     }
 }
@@ -329,14 +380,14 @@ fn fit_transport(
         r
     };
     // The choice of algorithm jumps with the parameters, so several starts.
-    let best = [(1.0_f64, 1.0_f64), (3.0, 1.0), (1.0, 3.0), (0.4, 0.5), (6.0, 4.0)]
+    let best = [(1.0_f64, 1.0_f64), (0.4, 0.5), (4.0, 1.0), (16.0, 1.0), (0.3, 0.3), (4.0, 0.3)]
         .into_iter()
-        .map(|(base, hop)| {
+        .map(|(hop, small)| {
             let mut x = centre.clone();
-            x[0] += base.ln();
             x[1] += hop.ln();
             x[2] += hop.ln();
-            minimise(&objective, &x, 60)
+            x[5] += small.ln();
+            minimise(&objective, &x, 40)
         })
         .min_by(|a, b| a.1.total_cmp(&b.1));
     let mut fitted = best.map_or_else(|| start.clone(), |(x, _)| unpack_transport(start, &x));
@@ -346,22 +397,27 @@ fn fit_transport(
 }
 
 fn fit_transports(models: &mut Models, cases: &[Case], catalogue: &Catalogue, out: &mut Fitted) {
-    let across: Vec<&Case> = cases.iter().filter(|c| usable(c) && c.several_nodes).collect();
+    // A network the source does not state says nothing about any.
+    let stated = |case: &Case| !case.assumed.iter().any(|a| a.starts_with("network not stated"));
+    let across: Vec<&Case> =
+        cases.iter().filter(|c| usable(c) && c.several_nodes && stated(c)).collect();
     let parent_of = |name: &str| catalogue.transports.get(name).and_then(|e| e.item.parent.clone());
-    // Parents first: a family is one level deep.
+    // Parents first.
+    let ancestors = |name: &str| {
+        std::iter::successors(parent_of(name), |n| parent_of(n)).take(8).collect::<Vec<_>>()
+    };
     let mut names: Vec<String> = models.transports.keys().cloned().collect();
-    names.sort_by_key(|name| parent_of(name).is_some());
+    names.sort_by_key(|name| ancestors(name).len());
     for name in names {
-        let own = |case: &Case| case.transport.as_ref() == Some(&name);
-        let family = |case: &Case| {
-            own(case)
-                || case.transport.as_ref().is_some_and(|t| parent_of(t).as_ref() == Some(&name))
-        };
         let parent = parent_of(&name);
         let rows: Vec<&Case> = across
             .iter()
             .copied()
-            .filter(|c| if parent.is_some() { own(c) } else { family(c) })
+            .filter(|c| {
+                c.transport
+                    .as_ref()
+                    .is_some_and(|t| *t == name || ancestors(t).contains(&name))
+            })
             .collect();
         let Some(entry) = catalogue.transports.get(&name) else { continue };
         let mut start = TransportModel::new(&entry.item);
@@ -370,6 +426,7 @@ fn fit_transports(models: &mut Models, cases: &[Case], catalogue: &Catalogue, ou
                 start = TransportModel {
                     name: start.name,
                     ll128: start.ll128,
+                    tuner_latency: start.tuner_latency,
                     per_node: start.per_node,
                     ..parent.clone()
                 };
@@ -387,14 +444,17 @@ fn fit_transports(models: &mut Models, cases: &[Case], catalogue: &Catalogue, ou
 /// Where a family of transports starts: NCCL's own network constants (2.7 to 14 us per step), and
 /// for sockets what host-staged copies cost.
 fn family_prior(like: &TransportModel) -> TransportModel {
-    let sockets = like.name == "ethernet-sockets";
-    let (base, ll, simple, efficiency) =
-        if sockets { (100e-6, 20e-6, 60e-6, 0.4) } else { (15e-6, 4e-6, 14e-6, 0.92) };
+    let (base, ll, simple, efficiency) = match like.name.as_str() {
+        "ethernet-sockets" => (3e-6, 50e-6, 150e-6, 0.4),
+        "cloud-rdma" => (3e-6, 40e-6, 50e-6, 0.92),
+        _ => (3e-6, 5e-6, 14e-6, 0.92),
+    };
     TransportModel {
         base,
         hop: [ll, f64::sqrt(ll * simple), simple],
         efficiency,
-        half_bytes: 256e3,
+        fill_bytes: 256e3,
+        small_message_efficiency: 0.5,
         ..like.clone()
     }
 }
@@ -441,7 +501,31 @@ pub fn fit(catalogue: &Catalogue, cases: &[Case]) -> Fitted {
     let mut out = Fitted::default();
     let mut models = Models::new(catalogue);
     fit_harnesses(&mut models, cases, catalogue, &mut out);
-    fit_libraries(&mut models, cases, &mut out);
+    fit_libraries(&mut models, cases, catalogue, &Known::default(), &mut out);
+    let known = Known {
+        libraries: models
+            .libraries
+            .iter()
+            .map(|(name, library)| {
+                let fits = out.branches.get(name).copied().unwrap_or_default();
+                let all = [
+                    Some(library.ring[0]),
+                    Some(library.ring[1]),
+                    Some(library.ring[2]),
+                    library.in_switch,
+                    Some(library.point_to_point),
+                ];
+                let fitted =
+                    all.into_iter().zip(fits).map(|(b, f)| b.filter(|_| f.fitted())).collect();
+                let architecture = catalogue
+                    .collectives
+                    .get(name)
+                    .map_or_else(String::new, |e| e.item.architecture.clone());
+                (name.clone(), architecture, fitted, library.tuner.ring_bandwidth)
+            })
+            .collect(),
+    };
+    fit_libraries(&mut models, cases, catalogue, &known, &mut out);
     fit_transports(&mut models, cases, catalogue, &mut out);
     out.models = models;
     out

@@ -32,9 +32,14 @@ pub fn score_with(models: &Models, cases: &[Case], keep: &dyn Fn(&Case) -> bool)
     score(&predicted)
 }
 
-/// Leaves every system out of the fit in turn and scores it with the rest's constants.
+/// Leaves every system out of the fit in turn and scores those of its rows that `keep` admits
+/// with the rest's constants.
 #[must_use]
-pub fn leave_one_out(catalogue: &Catalogue, cases: &[Case]) -> Vec<SystemScore> {
+pub fn leave_one_out(
+    catalogue: &Catalogue,
+    cases: &[Case],
+    keep: &dyn Fn(&Case) -> bool,
+) -> Vec<SystemScore> {
     let systems: BTreeSet<&str> =
         cases.iter().filter(|c| c.scored).map(|c| c.system.as_str()).collect();
     let mut scores: Vec<SystemScore> = systems
@@ -43,7 +48,7 @@ pub fn leave_one_out(catalogue: &Catalogue, cases: &[Case]) -> Vec<SystemScore> 
             let rest: Vec<Case> =
                 cases.iter().filter(|case| case.system != left_out).cloned().collect();
             let fitted = fit(catalogue, &rest);
-            score_with(&fitted.models, cases, &|case| case.system == left_out)
+            score_with(&fitted.models, cases, &|case| case.system == left_out && keep(case))
         })
         .collect();
     scores.sort_by(|a, b| (a.several_nodes, &a.system).cmp(&(b.several_nodes, &b.system)));

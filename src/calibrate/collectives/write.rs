@@ -112,7 +112,15 @@ fn transport(model: &TransportModel, rows: usize) -> String {
     let _ = writeln!(out, "# {rows} rows");
     figure_table(&mut out, "base", model.base * 1e6, "us", fitted, 2.5);
     figure_table(&mut out, "efficiency", model.efficiency, "1", fitted, 1.2);
-    figure_table(&mut out, "half_bytes", model.half_bytes / 1024.0, "KiB", fitted, 4.0);
+    figure_table(
+        &mut out,
+        "small_message_efficiency",
+        model.small_message_efficiency,
+        "1",
+        fitted,
+        2.0,
+    );
+    figure_table(&mut out, "fill_bytes", model.fill_bytes / 1024.0, "KiB", fitted, 4.0);
     let _ = writeln!(out, "\n[hop]");
     figure(&mut out, "ll", model.hop[0] * 1e6, "us", fitted, 2.5);
     figure(&mut out, "ll128", model.hop[1] * 1e6, "us", false, 2.0);

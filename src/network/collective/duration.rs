@@ -187,6 +187,12 @@ pub fn predict(
     let volume = volume(request, algorithm, bytes);
     let branch = branch_of(library, algorithm, protocol);
 
+    // Direct messages take LL up to 16 KiB (NCCL_P2P_LL_THRESHOLD); inside a node the fitted branch
+    // covers both.
+    let direct = matches!(algorithm, Algorithm::Direct | Algorithm::TwoHop);
+    let wire_protocol =
+        if direct && volume.chunk <= 16_384.0 { Protocol::Ll } else { protocol };
+
     let mut latency = branch.latency(volume.steps_up, volume.chunk);
     let up_rate = request.links.scale_up_bandwidth.get()
         * library.efficiency(&branch, request.links.scale_up);
@@ -194,12 +200,18 @@ pub fn predict(
     let mut net_time = 0.0;
     if let Some(transport) = transport.filter(|_| crosses) {
         latency += transport.base
-            + volume.steps_net * transport.hop[protocol as usize]
+            + volume.steps_net * transport.hop[wire_protocol as usize]
             + f64::from(group.nodes - 2) * transport.per_node;
         let cards = f64::from(group.min_per_node);
-        let rate =
-            request.links.nic_bandwidth.get() * transport.efficiency * protocol.payload();
-        net_time = (volume.net / cards + transport.half_bytes) / rate;
+        let reached = transport.efficiency
+            * match wire_protocol {
+                Protocol::Simple => 1.0,
+                Protocol::Ll | Protocol::Ll128 => transport.small_message_efficiency,
+            };
+        let rate = request.links.nic_bandwidth.get() * reached * wire_protocol.payload();
+        let sent = volume.net / cards;
+        let ramp = transport.fill_bytes * sent / (sent + transport.fill_bytes).max(1.0);
+        net_time = (sent + ramp) / rate;
     }
     let transfer = match algorithm {
         // One level after the other, or the second hop after the first.

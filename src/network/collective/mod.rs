@@ -6,18 +6,19 @@
 //!
 //! ```text
 //! T     = (L^q + B^q)^(1/q)
-//! L     = base + k_up step + min(1, c/chunk) (fill + k_up fill_step)     inside the node
+//! L     = base + k_up step + c/(c + chunk) (fill + k_up fill_step)        inside the node
 //!       + net_base + k_net hop + (N - 2) per_node                        across nodes
-//! B     = max( W / (e_up b_up),  (E/r + half) / (e_net b_nic) )
+//! B     = max( W / (e_up b_up),  (m + f m/(m + f)) / (e_net b_nic) ),   m = E/r
 //! ```
 //!
 //! `k_up` and `k_net` are the algorithm's steps inside and between nodes, `W` the bytes one rank
 //! sends over scale-up links, `E` the bytes that leave one node over the cards of its `r` ranks,
-//! `c` the bytes of one step. `base`, `step`, `fill`, `fill_step`, `chunk`, `e_up` and `q` are
+//! `c` the bytes of one step, `f` the bytes a card loses while the pipeline between nodes fills. `base`, `step`, `fill`, `fill_step`, `chunk`, `e_up` and `q` are
 //! properties of the library on an accelerator architecture
 //! ([`crate::hardware::CollectiveLibrary`]), the rest of the transport
 //! ([`crate::hardware::Transport`]). `fill` is the time in which a pipeline's first chunks travel
-//! before all links are busy: it grows with the chunk until the library's buffer is full. `q` says
+//! before all links are busy: it grows with the bytes of a step until the library's buffers are
+//! full. `q` says
 //! how far latency and transfer overlap: their sum at 1, their maximum at infinity.
 //!
 //! A single latency and bandwidth does not describe a collective because the library changes

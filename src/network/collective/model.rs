@@ -18,7 +18,7 @@ pub struct BranchModel {
     pub fill: f64,
     /// Added to every step when chunks are full, seconds.
     pub fill_step: f64,
-    /// Bytes of a step at which chunks are full.
+    /// Bytes of a step at which chunks are half full.
     pub chunk: f64,
     /// Fraction of the scale-up rate.
     pub efficiency: f64,
@@ -43,7 +43,7 @@ impl BranchModel {
     /// bytes each.
     #[must_use]
     pub fn latency(&self, steps: f64, chunk: f64) -> f64 {
-        let full = (chunk / self.chunk).min(1.0);
+        let full = chunk / (chunk + self.chunk);
         self.base + steps * self.step + full * (self.fill + steps * self.fill_step)
     }
 
@@ -190,14 +190,18 @@ impl LibraryModel {
 pub struct TransportModel {
     /// Catalogue name.
     pub name: String,
+    /// What the plug-in tells the tuner.
+    pub tuner_latency: f64,
     /// Fixed time of crossing nodes.
     pub base: f64,
     /// Per step between nodes.
     pub hop: PerProtocol,
     /// Fraction of the card rate.
     pub efficiency: f64,
-    /// Bytes per card at which half of it is reached.
-    pub half_bytes: f64,
+    /// Further fraction for LL and LL128.
+    pub small_message_efficiency: f64,
+    /// Bytes lost while the pipeline fills.
+    pub fill_bytes: f64,
     /// Per node beyond the second.
     pub per_node: f64,
     /// LL128 may be used.
@@ -214,10 +218,12 @@ impl TransportModel {
     pub fn new(transport: &Transport) -> Self {
         Self {
             name: transport.name.clone(),
+            tuner_latency: transport.tuner_latency.value.get(),
             base: transport.base.value.get(),
             hop: by_protocol(&transport.hop),
             efficiency: transport.efficiency.value.get(),
-            half_bytes: transport.half_bytes.value.get(),
+            small_message_efficiency: transport.small_message_efficiency.value.get(),
+            fill_bytes: transport.fill_bytes.value.get(),
             per_node: transport.per_node.value.get(),
             ll128: transport.ll128,
             fitted: !transport.fit.systems.is_empty(),

@@ -97,9 +97,7 @@ pub(super) fn estimate(
         * if link == 1 { library.pcie_efficiency } else { tuner.ring_bandwidth };
     let out = request.links.nic_bandwidth.get() * f64::from(group.min_per_node);
     let bus = if group.nodes > 1 { inside.min(out) } else { inside };
-    // Crossing nodes costs what the transport costs beyond the tuner's own constant, which the
-    // library learns from the network plug-in.
-    let plugin = transport.map_or(0.0, |t| t.base.min(t.hop[Protocol::Simple as usize]));
+    let plugin = transport.map_or(0.0, |t| t.tuner_latency);
     let bytes = request.bytes.get();
 
     match algorithm {

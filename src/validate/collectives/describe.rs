@@ -16,6 +16,10 @@ use crate::network::collective::{
 };
 use crate::units::{Bytes, BytesPerSecond};
 
+/// Card rate per device where neither accelerator nor network is stated, GB/s: the median of the
+/// catalogue's devices.
+const MEDIAN_CARD: f64 = 25.0;
+
 /// A row in the model's terms.
 #[derive(Clone, Debug)]
 pub struct Described<'a> {
@@ -36,7 +40,7 @@ fn words(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push(' ');
     for c in text.chars().flat_map(char::to_lowercase) {
-        if c.is_alphanumeric() || c == '_' || c == '.' {
+        if c.is_alphanumeric() {
             out.push(c);
         } else if !out.ends_with(' ') {
             out.push(' ');
@@ -259,6 +263,7 @@ pub fn describe<'a>(catalogue: &'a Catalogue, row: &Row) -> Result<Described<'a>
         (device.scale_up_kind, device.group_bandwidth(group.max_per_node))
     };
 
+    let unknown = assumed.iter().any(|a| a.starts_with("accelerator not stated"));
     let mut transport = None;
     let mut nic = BytesPerSecond::ZERO;
     if group.nodes > 1 {
@@ -269,16 +274,14 @@ pub fn describe<'a>(catalogue: &'a Catalogue, row: &Row) -> Result<Described<'a>
         transport = Some(match found {
             Some(transport) => transport,
             None => {
-                assumed.push(format!(
-                    "network not stated: {} assumed",
-                    device.usual_transport
-                ));
-                catalogue.transport(&device.usual_transport)?
+                let usual = device.usual_transport.as_str();
+                assumed.push(format!("network not stated: {usual} assumed"));
+                catalogue.transport(usual)?
             }
         });
         let (rate, count) =
             nic_rate(&row.fabric).or_else(|| nic_rate(&row.system)).unwrap_or_else(|| {
-                let usual = device.usual_nic.value.get() / 1e9;
+                let usual = if unknown { MEDIAN_CARD } else { device.usual_nic.value.get() / 1e9 };
                 assumed.push(format!("card rate not stated: {usual} GB/s per device assumed"));
                 (usual, None)
             });
