@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use trainyard::cli::collectives::{self, CalibrateCollectives, ValidateCollectives};
+use trainyard::cli::collectives::{
+    self, CalibrateCollectives, CalibrateFabric, ValidateCollectives,
+};
 use trainyard::error::Result;
 use trainyard::hardware::Catalogue;
 
@@ -30,6 +32,8 @@ enum Command {
 enum Calibrate {
     /// Constants of collectives, from a table of measured collectives.
     Collectives(CalibrateCollectives),
+    /// A fabric's transport, from logs of nccl-tests or rccl-tests.
+    Fabric(CalibrateFabric),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +54,9 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<()> {
         Command::Validate(args) => collectives::validate(args, &catalogue, out),
         Command::Calibrate(Calibrate::Collectives(args)) => {
             collectives::calibrate(args, &catalogue, out)
+        }
+        Command::Calibrate(Calibrate::Fabric(args)) => {
+            collectives::calibrate_fabric(args, &catalogue, out)
         }
     }
 }

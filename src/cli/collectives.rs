@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::calibrate::collectives::{fit, leave_one_out, score_with, write_catalogue};
+use crate::calibrate::{fabric, nccl_log};
 use crate::error::{Error, Result};
 use crate::hardware::Catalogue;
+use crate::units::BytesPerSecond;
 use crate::validate::collectives::rows::{read, read_vtrain};
-use crate::validate::collectives::score::{
-    Case, Models, SystemScore, answer, cases, summarise,
-};
+use crate::validate::collectives::score::{Case, Models, SystemScore, answer, cases, summarise};
 
 /// Targets of the collectives' accuracy (percent): median error with each system counted once,
 /// inside one node and across nodes, in the fit and left out of it.
@@ -50,6 +50,28 @@ pub struct CalibrateCollectives {
     pub out: PathBuf,
     /// Date to record as that of the fit.
     #[arg(long, value_name = "YYYY-MM-DD")]
+    pub date: String,
+}
+
+/// Fits a fabric's transport to nccl-tests or rccl-tests logs.
+#[derive(Args, Clone, Debug)]
+pub struct CalibrateFabric {
+    /// Name of the transport, new or known.
+    pub name: String,
+    /// Logs of groups that cross nodes, sizes from 1 KiB up.
+    #[arg(long = "nccl-tests", value_name = "LOG", required = true, num_args = 1..)]
+    pub logs: Vec<PathBuf>,
+    /// Catalogue name of the collective library, where the device names in the log do not tell.
+    #[arg(long, value_name = "NAME")]
+    pub library: Option<String>,
+    /// Card rate of one rank, one direction, in Gb/s; otherwise that of the device's usual server.
+    #[arg(long, value_name = "GBPS")]
+    pub nic_gbps: Option<f64>,
+    /// Writes the transport file here, for a `--hw-models` overlay.
+    #[arg(long, value_name = "FILE.toml")]
+    pub out: Option<PathBuf>,
+    /// Date to record as that of the fit.
+    #[arg(long, value_name = "YYYY-MM-DD", default_value = "undated")]
     pub date: String,
 }
 
@@ -96,7 +118,8 @@ pub fn validate(
         let scores: Vec<SystemScore> = leave_one_out(catalogue, &all, &|case| !case.noisy);
         writeln!(out, "\nEach system predicted with constants fitted without it:\n").map_err(io)?;
         table(out, &scores).map_err(io)?;
-        totals(out, "left out, without profiler medians below 1 MiB", &scores, Some(TARGETS[1])).map_err(io)?;
+        totals(out, "left out, without profiler medians below 1 MiB", &scores, Some(TARGETS[1]))
+            .map_err(io)?;
     }
     Ok(())
 }
@@ -189,9 +212,8 @@ fn write_predictions(
         };
         writer.write_record(&record).map_err(failed)?;
     }
-    let bytes = writer
-        .into_inner()
-        .map_err(|e| Error::Internal(format!("predictions as CSV: {e}")))?;
+    let bytes =
+        writer.into_inner().map_err(|e| Error::Internal(format!("predictions as CSV: {e}")))?;
     let temporary = path.with_extension("csv.new");
     std::fs::write(&temporary, bytes).map_err(|e| Error::io("write", &temporary, e))?;
     std::fs::rename(&temporary, path).map_err(|e| Error::io("rename", path, e))
@@ -200,8 +222,7 @@ fn write_predictions(
 fn prediction_record(models: &Models, case: &Case, row: usize) -> [String; 8] {
     match answer(models, case) {
         Ok((time, prediction)) => {
-            let error =
-                case.measured.map(|m| format!("{:.2}", (time / m - 1.0) * 100.0));
+            let error = case.measured.map(|m| format!("{:.2}", (time / m - 1.0) * 100.0));
             let mut reasons = case.assumed.clone();
             reasons.extend(prediction.extrapolated.iter().map(|r| (*r).to_owned()));
             let status = match (case.scored, case.measured) {
@@ -256,4 +277,50 @@ pub fn calibrate(
         writeln!(out, "wrote {name}").map_err(io)?;
     }
     Ok(())
+}
+
+/// Runs `calibrate fabric`.
+///
+/// # Errors
+/// A log is of another format, no log crosses nodes, or there are too few timings.
+pub fn calibrate_fabric(
+    args: &CalibrateFabric,
+    catalogue: &Catalogue,
+    out: &mut dyn Write,
+) -> Result<()> {
+    if let Some(rate) = args.nic_gbps
+        && !(rate.is_finite() && rate > 0.0)
+    {
+        return Err(Error::Unsupported(format!("--nic-gbps {rate} is no card rate")));
+    }
+    let logs = args.logs.iter().map(|path| nccl_log::read(path)).collect::<Result<Vec<_>>>()?;
+    let fit = fabric::calibrate(
+        catalogue,
+        &args.name,
+        &logs,
+        args.library.as_deref(),
+        args.nic_gbps.map(|gbps| BytesPerSecond(gbps * 1.25e8)),
+        &args.date,
+    )?;
+    writeln!(out, "{:>14} {:>12} {:>12} {:>8}  log", "bytes", "measured us", "model us", "error %")
+        .map_err(io)?;
+    for (measured, predicted, bytes, log) in &fit.residuals {
+        writeln!(
+            out,
+            "{bytes:>14.0} {:>12.2} {:>12.2} {:>+8.1}  {log}",
+            measured * 1e6,
+            predicted * 1e6,
+            (predicted / measured - 1.0) * 100.0
+        )
+        .map_err(io)?;
+    }
+    match &args.out {
+        Some(path) => {
+            let temporary = path.with_extension("toml.new");
+            std::fs::write(&temporary, &fit.file).map_err(|e| Error::io("write", &temporary, e))?;
+            std::fs::rename(&temporary, path).map_err(|e| Error::io("rename", path, e))?;
+            writeln!(out, "{} timings fitted; wrote {}", fit.rows, path.display()).map_err(io)
+        }
+        None => writeln!(out, "\n{}", fit.file).map_err(io),
+    }
 }

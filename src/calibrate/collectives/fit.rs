@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::calibrate::least_squares::{cauchy, minimise};
+use crate::error::{Error, Result};
 use crate::hardware::{Catalogue, FitRecord, FitResidual, ScaleUpKind};
 use crate::network::collective::{
     Algorithm, BranchModel, LibraryModel, Operation, Protocol, TransportModel, tuner,
@@ -76,7 +77,13 @@ struct Known {
 }
 
 impl Known {
-    fn prior(&self, name: &str, architecture: &str, index: usize, of: &LibraryModel) -> BranchModel {
+    fn prior(
+        &self,
+        name: &str,
+        architecture: &str,
+        index: usize,
+        of: &LibraryModel,
+    ) -> BranchModel {
         let ring = of.tuner.ring_bandwidth;
         let others = || self.libraries.iter().filter(|(other, _, _, _)| other != name);
         let relative = |branch: &BranchModel, their_ring: f64| BranchModel {
@@ -197,7 +204,8 @@ fn fit_harnesses(models: &mut Models, cases: &[Case], catalogue: &Catalogue, out
         // Only a program that makes the device wait for the host shows a floor; kernel times and
         // replayed graphs have none.
         let waits = name != "nccl-tests" && name != "torch-profiler";
-        let floor = |times: &[f64]| if waits && times.len() >= 2 { quantile(times, 0.5) } else { 0.0 };
+        let floor =
+            |times: &[f64]| if waits && times.len() >= 2 { quantile(times, 0.5) } else { 0.0 };
         let (others, all_to_all) = (small(false), small(true));
         let model = HarnessModel {
             floor: floor(&others),
@@ -230,10 +238,8 @@ fn fit_libraries(
 ) {
     let names: Vec<String> = models.libraries.keys().cloned().collect();
     for name in names {
-        let inside: Vec<&Case> = cases
-            .iter()
-            .filter(|c| usable(c) && !c.several_nodes && c.library == name)
-            .collect();
+        let inside: Vec<&Case> =
+            cases.iter().filter(|c| usable(c) && !c.several_nodes && c.library == name).collect();
         let Some(mut library) = models.libraries.get(&name).cloned() else { continue };
         let architecture =
             catalogue.collectives.get(&name).map_or("", |e| e.item.architecture.as_str());
@@ -265,9 +271,7 @@ fn fit_libraries(
                 let mut trial = library.clone();
                 set_branch(&mut trial, index, unpack(x));
                 let mut r = residuals(&with_library(models, &name, trial), rows, &weight);
-                r.extend(
-                    x.iter().zip(&centre).zip(BRANCH_SIGMA).map(|((a, b), s)| (a - b) / s),
-                );
+                r.extend(x.iter().zip(&centre).zip(BRANCH_SIGMA).map(|((a, b), s)| (a - b) / s));
                 r
             };
             // Overlap, fill and chunk trade against each other: several starts.
@@ -414,9 +418,7 @@ fn fit_transports(models: &mut Models, cases: &[Case], catalogue: &Catalogue, ou
             .iter()
             .copied()
             .filter(|c| {
-                c.transport
-                    .as_ref()
-                    .is_some_and(|t| *t == name || ancestors(t).contains(&name))
+                c.transport.as_ref().is_some_and(|t| *t == name || ancestors(t).contains(&name))
             })
             .collect();
         let Some(entry) = catalogue.transports.get(&name) else { continue };
@@ -439,6 +441,34 @@ fn fit_transports(models: &mut Models, cases: &[Case], catalogue: &Catalogue, ou
         out.transports.insert(name.clone(), rows.len());
         out.records.insert(name.clone(), record(models, &rows, "rows across nodes"));
     }
+}
+
+/// Fits one transport to cases that all use it, with the RDMA family as its prior; returns it and
+/// the seconds it predicts for each case.
+///
+/// # Errors
+/// A case cannot be predicted.
+pub fn fit_one_transport(
+    catalogue: &Catalogue,
+    name: &str,
+    cases: &[Case],
+) -> Result<(TransportModel, Vec<f64>)> {
+    let mut models = Models::new(catalogue);
+    let start = models
+        .transports
+        .get(name)
+        .or_else(|| models.transports.get("rdma"))
+        .cloned()
+        .ok_or_else(|| Error::Missing("the catalogue has no transport `rdma`".into()))?;
+    let start = TransportModel { name: name.to_owned(), ..start };
+    let rows: Vec<&Case> = cases.iter().collect();
+    let fitted = fit_transport(&models, name, &start, &rows);
+    models.transports.insert(name.to_owned(), fitted.clone());
+    let predicted = cases
+        .iter()
+        .map(|case| answer(&models, case).map(|(time, _)| time))
+        .collect::<Result<_>>()?;
+    Ok((fitted, predicted))
 }
 
 /// Where a family of transports starts: NCCL's own network constants (2.7 to 14 us per step), and

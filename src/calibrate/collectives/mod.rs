@@ -13,8 +13,8 @@
 mod fit;
 mod write;
 
-pub use fit::{BRANCH_NAMES, BranchFit, Fitted, fit};
-pub use write::write_catalogue;
+pub use fit::{BRANCH_NAMES, BranchFit, Fitted, fit, fit_one_transport};
+pub use write::{transport_file, write_catalogue};
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,11 @@ use crate::validate::collectives::score::{Case, Models, SystemScore, answer, sco
 
 /// Scores the systems of `cases` with `models`.
 #[must_use]
-pub fn score_with(models: &Models, cases: &[Case], keep: &dyn Fn(&Case) -> bool) -> Vec<SystemScore> {
+pub fn score_with(
+    models: &Models,
+    cases: &[Case],
+    keep: &dyn Fn(&Case) -> bool,
+) -> Vec<SystemScore> {
     let predicted: Vec<(&Case, f64)> = cases
         .iter()
         .filter(|case| case.scored && keep(case))

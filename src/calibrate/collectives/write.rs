@@ -1,13 +1,14 @@
 //! The fitted half of a catalogue file.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use super::fit::{BRANCH_NAMES, BranchFit, Fitted};
 use crate::error::{Error, Result};
-use crate::hardware::FitRecord;
+use crate::hardware::{FitRecord, FitResidual};
 use crate::network::collective::{BranchModel, LibraryModel, TransportModel};
-use crate::validate::collectives::score::HarnessModel;
+use crate::validate::collectives::score::{Case, HarnessModel, quantile};
 
 /// Separates what is written by hand from what a fit writes.
 const MARK: &str =
@@ -74,8 +75,7 @@ fn record(out: &mut String, record: &FitRecord, date: &str) {
     let quote = |text: &str| format!("{text:?}");
     let _ = writeln!(out, "\n[fit]\nmethod = {}", quote(&record.method));
     let _ = writeln!(out, "rows = {}\ndate = {}", quote(&record.rows), quote(date));
-    let _ =
-        writeln!(out, "max_ranks = {}\nmax_nodes = {}", record.max_ranks, record.max_nodes);
+    let _ = writeln!(out, "max_ranks = {}\nmax_nodes = {}", record.max_ranks, record.max_nodes);
     for (system, residual) in &record.systems {
         let _ = writeln!(
             out,
@@ -130,9 +130,7 @@ fn transport(model: &TransportModel, rows: usize) -> String {
 
 fn harness(model: &HarnessModel) -> String {
     let mut out = String::new();
-    for (key, value) in
-        [("floor", model.floor), ("floor_all_to_all", model.floor_all_to_all)]
-    {
+    for (key, value) in [("floor", model.floor), ("floor_all_to_all", model.floor_all_to_all)] {
         figure_table(&mut out, key, value * 1e6, "us", true, 1.0);
     }
     let (low, high) = if model.added > 0.0 { (20.0, 30.0) } else { (0.0, 1.0) };
@@ -193,4 +191,62 @@ pub fn write_catalogue(directory: &Path, fitted: &Fitted, date: &str) -> Result<
         put("harnesses", name, harness(model))?;
     }
     Ok(written)
+}
+
+/// A complete transport file for a fit to logs: what a catalogue overlay holds.
+#[must_use]
+pub fn transport_file(
+    name: &str,
+    model: &TransportModel,
+    errors: &BTreeMap<&str, Vec<f64>>,
+    cases: &[Case],
+    date: &str,
+) -> String {
+    let mut out = format!(
+        "name = {name:?}\ntitle = \"{name}, fitted to nccl-tests logs\"\nmatches = [{:?}]\n\
+         parent = \"rdma\"\nll128 = {}\n",
+        name.to_lowercase(),
+        model.ll128
+    );
+    figure(&mut out, "tuner_latency", model.tuner_latency * 1e6, "us", true, 1.0);
+    let _ = writeln!(
+        out,
+        "per_node = {{ value = {}, unit = \"us\", kind = \"assumed\", source = \"prior\", \
+         low = 0.0, high = {} }}",
+        number(model.per_node * 1e6),
+        number(model.per_node * 4e6)
+    );
+    let logs: Vec<&str> = errors.keys().copied().collect();
+    let _ = writeln!(
+        out,
+        "\n[sources.fit]\ncitation = {:?}\ndate = {date:?}\nverified = true\n\
+         [sources.prior]\ncitation = \"RDMA family of the built-in catalogue\"\ndate = {date:?}\n\
+         verified = true\n",
+        format!("fit to {}", logs.join(", "))
+    );
+    out.push_str(MARK);
+    out.push_str(&transport(model, cases.len()));
+    let mut systems = BTreeMap::new();
+    for (log, log_errors) in errors {
+        let mut ascending = log_errors.clone();
+        ascending.sort_by(f64::total_cmp);
+        systems.insert(
+            (*log).to_owned(),
+            FitResidual {
+                rows: ascending.len() as u64,
+                median_error_pct: quantile(&ascending, 0.5),
+                p90_error_pct: quantile(&ascending, 0.9),
+            },
+        );
+    }
+    let fit = FitRecord {
+        method: "trainyard calibrate fabric".into(),
+        rows: "timings from 512 B up".into(),
+        date: date.to_owned(),
+        max_ranks: cases.iter().map(|c| c.request.group.ranks).max().unwrap_or(0),
+        max_nodes: cases.iter().map(|c| c.request.group.nodes).max().unwrap_or(0),
+        systems,
+    };
+    record(&mut out, &fit, date);
+    out
 }

@@ -3,9 +3,7 @@
 use serde::Serialize;
 
 use super::tuner::choose;
-use super::{
-    Algorithm, BranchModel, LibraryModel, Operation, Protocol, Request, TransportModel,
-};
+use super::{Algorithm, BranchModel, LibraryModel, Operation, Protocol, Request, TransportModel};
 use crate::error::{Error, Result};
 use crate::hardware::ScaleUpKind;
 use crate::units::{Bytes, Seconds};
@@ -190,8 +188,7 @@ pub fn predict(
     // Direct messages take LL up to 16 KiB (NCCL_P2P_LL_THRESHOLD); inside a node the fitted branch
     // covers both.
     let direct = matches!(algorithm, Algorithm::Direct | Algorithm::TwoHop);
-    let wire_protocol =
-        if direct && volume.chunk <= 16_384.0 { Protocol::Ll } else { protocol };
+    let wire_protocol = if direct && volume.chunk <= 16_384.0 { Protocol::Ll } else { protocol };
 
     let mut latency = branch.latency(volume.steps_up, volume.chunk);
     let up_rate = request.links.scale_up_bandwidth.get()
@@ -218,8 +215,7 @@ pub fn predict(
         Algorithm::Hierarchical | Algorithm::TwoHop => up_time + net_time,
         _ => up_time.max(net_time),
     };
-    let quantise =
-        request.compression.map_or(0.0, |_| quantise_time(library, request));
+    let quantise = request.compression.map_or(0.0, |_| quantise_time(library, request));
     let time = branch.combine(latency, transfer) + quantise;
     Ok(Prediction {
         time: Seconds(time),
@@ -260,10 +256,9 @@ fn quantise_time(library: &LibraryModel, request: &Request) -> f64 {
     let turned = match request.operation {
         Operation::AllGather | Operation::ReduceScatter => bytes + shard,
         Operation::AllReduce => 2.0 * (bytes + shard),
-        Operation::AllToAll
-        | Operation::Broadcast
-        | Operation::Reduce
-        | Operation::SendReceive => 2.0 * bytes,
+        Operation::AllToAll | Operation::Broadcast | Operation::Reduce | Operation::SendReceive => {
+            2.0 * bytes
+        }
     };
     turned / library.quantise_rate
 }

@@ -66,8 +66,7 @@ pub(super) fn candidates(
         && (forced || group.nodes > 1 || group.min_per_node >= min_ranks)
         && group.min_per_node >= 2
     {
-        let algorithm =
-            if group.nodes > 1 { Algorithm::InSwitchTree } else { Algorithm::InSwitch };
+        let algorithm = if group.nodes > 1 { Algorithm::InSwitchTree } else { Algorithm::InSwitch };
         if allowed(algorithm, Protocol::Simple) {
             found.push((algorithm, Protocol::Simple));
         }
@@ -104,9 +103,7 @@ pub(super) fn estimate(
         Algorithm::Ring => {
             let bandwidth = match protocol {
                 Protocol::Ll => tuner.ll_max[row].min(bus * 0.5),
-                Protocol::Ll128 => {
-                    (bus * 0.92).min(tuner.channels * tuner.ring_ll128_channel[row])
-                }
+                Protocol::Ll128 => (bus * 0.92).min(tuner.channels * tuner.ring_ll128_channel[row]),
                 Protocol::Simple => bus,
             };
             let (steps, net_steps) = match request.operation {

@@ -8,12 +8,8 @@
 
 use super::rows::Row;
 use crate::error::{Error, Result};
-use crate::hardware::{
-    Catalogue, CollectiveLibrary, DeviceLinks, Harness, ScaleUpKind, Transport,
-};
-use crate::network::collective::{
-    Algorithm, GroupShape, Links, Operation, Protocol, Request,
-};
+use crate::hardware::{Catalogue, CollectiveLibrary, DeviceLinks, Harness, ScaleUpKind, Transport};
+use crate::network::collective::{Algorithm, GroupShape, Links, Operation, Protocol, Request};
 use crate::units::{Bytes, BytesPerSecond};
 
 /// Card rate per device where neither accelerator nor network is stated, GB/s: the median of the
@@ -151,9 +147,10 @@ fn library_of<'a>(
     // The same device may have constants of two library generations.
     let wants_legacy = current_generation(&row.library).map_or(
         // An unstated version of an old architecture is an old one: its measurements are.
-        catalogue.collectives.values().any(|e| {
-            e.item.legacy && e.item.architecture == library.architecture
-        }),
+        catalogue
+            .collectives
+            .values()
+            .any(|e| e.item.legacy && e.item.architecture == library.architecture),
         |current| !current,
     );
     let chosen = catalogue
@@ -163,8 +160,7 @@ fn library_of<'a>(
         .filter(|item| item.architecture == library.architecture)
         .min_by_key(|item| item.legacy != wants_legacy)
         .unwrap_or(library);
-    let device =
-        chosen.devices.iter().find(|d| d.matches == device.matches).unwrap_or(device);
+    let device = chosen.devices.iter().find(|d| d.matches == device.matches).unwrap_or(device);
     Ok((chosen, device))
 }
 
@@ -311,12 +307,7 @@ fn group_of(row: &Row, device: &DeviceLinks, assumed: &mut Vec<String>) -> Resul
     let group = match (row.n_ranks, row.n_nodes, row.ranks_per_node) {
         (Some(ranks), Some(nodes), _) if nodes >= 1 && ranks >= nodes => {
             let (low, rest) = (ranks / nodes, ranks % nodes);
-            GroupShape {
-                ranks,
-                nodes,
-                min_per_node: low,
-                max_per_node: low + u32::from(rest > 0),
-            }
+            GroupShape { ranks, nodes, min_per_node: low, max_per_node: low + u32::from(rest > 0) }
         }
         (Some(ranks), None, Some(per_node)) if per_node >= 1 => {
             let per_node = per_node.min(ranks.max(1));

@@ -157,7 +157,9 @@ pub fn read_vtrain(directory: &Path) -> Result<Vec<Row>> {
                 let bytes = number(0)?;
                 // The tables step by 1 MiB; powers of two and their thirds keep the shape.
                 let mib = (bytes / 1_048_576.0).round() as u64;
-                if !(mib.is_power_of_two() || (mib % 3 == 0 && (mib / 3).is_power_of_two())) {
+                if !(mib.is_power_of_two()
+                    || (mib.is_multiple_of(3) && (mib / 3).is_power_of_two()))
+                {
                     continue;
                 }
                 for (column, mode) in [(3, "out-of-place"), (5, "in-place")] {

@@ -146,11 +146,9 @@ pub fn answer(models: &Models, case: &Case) -> Result<(f64, Prediction)> {
     })?;
     let transport = case.transport.as_ref().and_then(|name| models.transports.get(name));
     let prediction = predict(library, transport, &case.request)?;
-    let harness =
-        case.harness.as_ref().and_then(|name| models.harnesses.get(name)).copied();
-    let reported = harness
-        .unwrap_or_default()
-        .reported(case.request.operation, prediction.time.get());
+    let harness = case.harness.as_ref().and_then(|name| models.harnesses.get(name)).copied();
+    let reported =
+        harness.unwrap_or_default().reported(case.request.operation, prediction.time.get());
     Ok((reported, prediction))
 }
 
