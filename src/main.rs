@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use trainyard::cli::collectives::{
     self, CalibrateCollectives, CalibrateFabric, ValidateCollectives,
 };
+use trainyard::cli::topo::{self, TopoShow};
 use trainyard::error::Result;
 use trainyard::hardware::Catalogue;
 
@@ -26,6 +27,17 @@ enum Command {
     /// Fits model constants to measurements.
     #[command(subcommand)]
     Calibrate(Calibrate),
+    /// Networks between and inside nodes.
+    #[command(subcommand)]
+    Topo(Topo),
+}
+
+#[derive(Subcommand)]
+enum Topo {
+    /// What a network is made of, and a drawing of it.
+    Show(TopoShow),
+    /// The networks that can be asked for by name.
+    List,
 }
 
 #[derive(Subcommand)]
@@ -55,6 +67,8 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<()> {
         Command::Calibrate(Calibrate::Collectives(args)) => {
             collectives::calibrate(args, &catalogue, out)
         }
+        Command::Topo(Topo::Show(args)) => topo::show(args, &catalogue, out),
+        Command::Topo(Topo::List) => topo::list(out),
         Command::Calibrate(Calibrate::Fabric(args)) => {
             collectives::calibrate_fabric(args, &catalogue, out)
         }

@@ -6,3 +6,7 @@
 //! * [`placement`] says which rank sits where; [`variability`] makes links differ.
 
 pub mod collective;
+pub mod flow;
+pub mod placement;
+pub mod topology;
+pub mod variability;
