@@ -190,7 +190,9 @@ pub fn nearest_names<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) 
             let other = candidate.to_lowercase();
             let mut score = strsim::jaro_winkler(&lower, &other)
                 .max(strsim::normalized_damerau_levenshtein(&lower, &other));
-            if other.contains(&lower) || lower.contains(&other) {
+            // A part of a name is a good guess, unless it is a scrap.
+            let shorter = lower.len().min(other.len());
+            if shorter >= 3 && (other.contains(&lower) || lower.contains(&other)) {
                 score = score.max(0.9);
             }
             (score, candidate)

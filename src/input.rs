@@ -235,6 +235,22 @@ impl Document {
             let name = rest.split('`').next().unwrap_or_default();
             return self.error_at(path, &format!("required key `{name}` is missing"), None);
         }
+        // Types by the names that people use.
+        let message = &[
+            ("expected f64", "expected a number"),
+            ("expected u32", "expected a whole number up to 4,294,967,295"),
+            ("expected u64", "expected a whole number"),
+            ("expected a sequence", "expected a list"),
+            ("expected a map", "expected a table"),
+            ("expected a boolean", "expected true or false"),
+        ]
+        .iter()
+        .fold(message.to_owned(), |text, (from, to)| text.replace(from, to));
+        let message = match message.find("expected struct ") {
+            Some(at) => format!("{}expected a table", &message[..at]),
+            None => message.clone(),
+        };
+        let message = message.as_str();
         // Messages of our own types carry their hint after a line break.
         match message.split_once('\n') {
             Some((head, hint)) => self.error_at(path, head, Some(hint.trim().to_owned())),

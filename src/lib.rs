@@ -1,6 +1,8 @@
 //! Trainyard: a hardware-aware, trace-driven simulator and digital twin of LLM training clusters.
 pub mod account;
+pub mod calibrate;
 pub mod cli;
+pub mod disturbance;
 pub mod error;
 pub mod hardware;
 pub mod input;

@@ -88,7 +88,11 @@ fn wrong_unit() {
 #[test]
 fn wrong_type() {
     let (_folder, path) = changed("micro_batch = 1", "micro_batch = \"one\"");
-    let wanted = [&place_of("micro_batch")[..], "plan.micro_batch: invalid type", "u32\n"];
+    let wanted = [
+        &place_of("micro_batch")[..],
+        "plan.micro_batch: invalid type",
+        "a whole number up to 4,294,967,295\n",
+    ];
     fails(&["run", &path], 3, &wanted);
 }
 

@@ -88,3 +88,20 @@ fn what_a_recording_does_not_explain_is_reported_and_not_copied() {
         }
     }
 }
+
+#[test]
+fn ranks_that_ran_together_meet_and_wait_again() {
+    // Eight ranks whose collectives are almost all waiting: the replay gives every member the
+    // shortest transfer and derives the waiting from when the others arrive.
+    let Some(path) = corpus("param/dlrm_kineto.tar.gz") else { return };
+    let imported = import(&[path], false).unwrap();
+    for ranks in imported.traces.traces() {
+        let replay = replay_recorded(ranks).unwrap();
+        assert_eq!((ranks.len(), replay.notes.meetings), (8, 8));
+        for rank in &replay.ranks {
+            let share = rank.unexplained_share();
+            println!("rank {} {:+.3} %", rank.rank, 100.0 * share);
+            assert!(share.abs() <= TOLERANCE, "rank {}: {:.3} %", rank.rank, 100.0 * share);
+        }
+    }
+}

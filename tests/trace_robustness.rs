@@ -112,6 +112,8 @@ fn survive(bytes: &[u8], round_trip: bool) -> usize {
         assert_eq!(path.parts.values().sum::<i64>(), path.span_ns);
     }
     serde_json::to_string(&report).unwrap();
+    // A damaged recording may refuse to be a program; it must not panic or hang.
+    let _ = trainyard::outcome::replay_recorded(&set.ranks);
     if round_trip {
         let _ = trainyard::trace::view::html(&report, &set);
         let _ = trainyard::trace::view::table(&report, 5);

@@ -3,10 +3,12 @@
 //! Exit codes are documented in [`crate::error::exit_code`]; machine output (`--format json`) and
 //! option names are stable, text for people is not.
 
+mod collectives;
 mod completions;
 mod hw;
 mod run;
 mod schema;
+mod topo;
 mod trace;
 mod validate;
 
@@ -44,10 +46,34 @@ enum Command {
     Trace(trace::TraceCommand),
     /// Compare predictions with published measurements.
     Validate(validate::ValidateArgs),
+    /// Networks between and inside nodes: what they are made of, and drawings.
+    #[command(subcommand)]
+    Topo(TopoCommand),
+    /// Fit model constants to measurements.
+    #[command(subcommand)]
+    Calibrate(CalibrateCommand),
     /// Print the JSON Schema of an input or output file.
     Schema(schema::SchemaArgs),
     /// Print shell completions.
     Completions(completions::CompletionsArgs),
+}
+
+/// Networks.
+#[derive(Debug, Subcommand)]
+enum TopoCommand {
+    /// What a network is made of, and a drawing of it.
+    Show(topo::TopoShow),
+    /// The networks that can be asked for by name.
+    List,
+}
+
+/// Fits.
+#[derive(Debug, Subcommand)]
+enum CalibrateCommand {
+    /// Constants of collectives, from a table of measured collectives.
+    Collectives(collectives::CalibrateCollectives),
+    /// A fabric's transport, from logs of nccl-tests or rccl-tests.
+    Fabric(collectives::CalibrateFabric),
 }
 
 /// What commands share.
@@ -94,6 +120,16 @@ pub fn main() -> ExitCode {
         Command::Hw(args) => hw::run(&args, &context, &mut out),
         Command::Trace(command) => command.run(&mut out),
         Command::Validate(args) => validate::run_validate(&args, &context, &mut out),
+        Command::Topo(TopoCommand::List) => topo::list(&mut out),
+        Command::Topo(TopoCommand::Show(args)) => {
+            context.catalogue().and_then(|catalogue| topo::show(&args, &catalogue, &mut out))
+        }
+        Command::Calibrate(CalibrateCommand::Collectives(args)) => context
+            .catalogue()
+            .and_then(|catalogue| collectives::calibrate(&args, &catalogue, &mut out)),
+        Command::Calibrate(CalibrateCommand::Fabric(args)) => context
+            .catalogue()
+            .and_then(|catalogue| collectives::calibrate_fabric(&args, &catalogue, &mut out)),
         Command::Schema(args) => schema::run(&args, &mut out),
         Command::Completions(args) => completions::run(&args, &mut out),
     };

@@ -12,6 +12,7 @@ use crate::outcome::{RecordedReplay, replay_recorded};
 use crate::trace::analysis::inspect;
 use crate::trace::format::{self, Compression};
 use crate::trace::import::import;
+use crate::trace::model::RankTrace;
 use crate::trace::view;
 
 /// Work with recorded traces.
@@ -112,14 +113,34 @@ impl TraceCommand {
             }
             Self::Replay { paths, format, strict } => {
                 let imported = import(&paths, strict)?;
-                let mut all = Vec::new();
+                let (mut all, mut without) = (Vec::new(), Vec::new());
                 for trace in imported.traces.traces() {
                     let name = trace.first().map_or("", |rank| rank.header.trace.as_str());
-                    all.push((name.to_owned(), replay_recorded(trace)?));
+                    let device = |rank: &RankTrace| rank.events.iter().any(|e| e.kind.is_device());
+                    if trace.iter().any(device) {
+                        all.push((name.to_owned(), replay_recorded(trace)?));
+                    } else {
+                        without.push(name.to_owned());
+                    }
+                }
+                if all.is_empty() {
+                    return Err(Error::Missing(format!(
+                        "nothing to replay: no device work in {}",
+                        without.join(", ")
+                    )));
                 }
                 match format {
                     FormatArg::Json => super::write_json(out, &replay_json(&all)),
-                    FormatArg::Table => print(out, &replay_table(&all)),
+                    FormatArg::Table => {
+                        let mut text = replay_table(&all);
+                        for name in &without {
+                            text.push_str(&format!("not replayed: {name} has no device work\n"));
+                        }
+                        for unused in &imported.unused {
+                            text.push_str(&format!("not used: {} {}\n", unused.path, unused.why));
+                        }
+                        print(out, &text)
+                    }
                 }
             }
             Self::Inspect { paths, format, html, top, strict } => {

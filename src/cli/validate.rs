@@ -14,6 +14,7 @@ use crate::validate::{
     EMBEDDED, Errors, Outcome, Predictor, Row, Score, Status, Tables, error_of, run, scores,
 };
 
+use super::collectives::{self, ValidateCollectives};
 use super::{Context, Format, stdout_error, write_file, write_json};
 
 /// Options of `trainyard validate`.
@@ -29,6 +30,16 @@ pub struct ValidateArgs {
     /// Prints the scenario of one row, for `trainyard run`, and does nothing else.
     #[arg(long, value_name = "ID", conflicts_with = "predictions")]
     scenario: Option<String>,
+    /// Scores the collective model on a table of measured collectives instead of training runs;
+    /// rows without a time are predicted only.
+    #[arg(long, value_name = "FILE.csv", conflicts_with_all = ["files", "scenario"])]
+    collectives: Option<PathBuf>,
+    /// With --collectives: also refits the constants without each system in turn.
+    #[arg(long, requires = "collectives")]
+    leave_one_out: bool,
+    /// With --collectives: directory of vTrain's NCCL tables, added to the rows of a refit.
+    #[arg(long, value_name = "DIR", requires = "collectives")]
+    vtrain: Option<PathBuf>,
     /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -108,6 +119,15 @@ const CONVENTION: &str = "error = predicted / measured step time - 1, negative: 
 /// A file cannot be read, the catalogue is wrong, or the predictions cannot be written.
 pub fn run_validate(args: &ValidateArgs, context: &Context, out: &mut dyn Write) -> Result<()> {
     let catalogue = context.catalogue()?;
+    if let Some(table) = &args.collectives {
+        let args = ValidateCollectives {
+            collectives: table.clone(),
+            predictions: args.predictions.clone(),
+            leave_one_out: args.leave_one_out,
+            vtrain: args.vtrain.clone(),
+        };
+        return collectives::validate(&args, &catalogue, out);
+    }
     let mut tables = Tables::default();
     let mut files = Vec::new();
     if args.files.is_empty() {

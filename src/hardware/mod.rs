@@ -6,6 +6,7 @@
 //! [`crate::input`] are the only ones that read those files.
 
 mod check;
+mod collectives;
 mod figure;
 mod types;
 
@@ -15,6 +16,7 @@ use std::path::Path;
 use include_dir::{Dir, include_dir};
 use serde::de::DeserializeOwned;
 
+pub use collectives::*;
 pub use figure::{Curve, Figure, Kind, Source};
 pub use types::*;
 
@@ -75,6 +77,9 @@ catalogue_item!(Stack, "stacks", "software stack", aliases; check::stack);
 catalogue_item!(PriceSheet, "prices", "price sheet");
 catalogue_item!(Grid, "grids", "grid", aliases);
 catalogue_item!(ModelFile, "models", "model", aliases);
+catalogue_item!(CollectiveLibrary, "collectives", "collective library", aliases);
+catalogue_item!(Transport, "transports", "transport", aliases);
+catalogue_item!(Harness, "harnesses", "measuring program");
 
 /// An entry and the document it was read from.
 #[derive(Clone, Debug)]
@@ -118,6 +123,12 @@ pub struct Catalogue {
     pub grids: Shelf<Grid>,
     /// Model presets.
     pub models: Shelf<ModelFile>,
+    /// Collective libraries by accelerator architecture.
+    pub collectives: Shelf<CollectiveLibrary>,
+    /// Ways out of a node.
+    pub transports: Shelf<Transport>,
+    /// Measuring programs.
+    pub harnesses: Shelf<Harness>,
 }
 
 impl Catalogue {
@@ -152,6 +163,9 @@ impl Catalogue {
         add(&mut self.prices, documents)?;
         add(&mut self.grids, documents)?;
         add(&mut self.models, documents)?;
+        add(&mut self.collectives, documents)?;
+        add(&mut self.transports, documents)?;
+        add(&mut self.harnesses, documents)?;
         Ok(())
     }
 
@@ -203,6 +217,39 @@ impl Catalogue {
     /// As for [`Self::accelerator`].
     pub fn model(&self, name: &str) -> Result<&ModelFile> {
         find(&self.models, name)
+    }
+    /// Looks up a collective library by name or alias.
+    ///
+    /// # Errors
+    /// As for [`Self::accelerator`].
+    pub fn collective_library(&self, name: &str) -> Result<&CollectiveLibrary> {
+        find(&self.collectives, name)
+    }
+    /// The current collective library of an accelerator architecture (`hopper`, `cdna3`, ...).
+    ///
+    /// # Errors
+    /// There is none; the message offers the nearest architectures.
+    pub fn library_for_architecture(&self, architecture: &str) -> Result<&CollectiveLibrary> {
+        self.collectives
+            .values()
+            .map(|entry| &entry.item)
+            .filter(|item| item.architecture == architecture)
+            .min_by_key(|item| item.legacy)
+            .ok_or_else(|| Error::UnknownName {
+                what: "collective library for architecture",
+                name: architecture.to_owned(),
+                nearest: nearest_names(
+                    architecture,
+                    self.collectives.values().map(|e| e.item.architecture.as_str()),
+                ),
+            })
+    }
+    /// Looks up a transport by name or alias.
+    ///
+    /// # Errors
+    /// As for [`Self::accelerator`].
+    pub fn transport(&self, name: &str) -> Result<&Transport> {
+        find(&self.transports, name)
     }
 }
 
@@ -318,7 +365,7 @@ fn embedded_documents() -> Result<Vec<(String, Document)>> {
 }
 
 fn directory_documents(directory: &Path) -> Result<Vec<(String, Document)>> {
-    const FOLDERS: [&str; 7] = [
+    const FOLDERS: [&str; 10] = [
         Accelerator::FOLDER,
         Node::FOLDER,
         Fabric::FOLDER,
@@ -326,6 +373,9 @@ fn directory_documents(directory: &Path) -> Result<Vec<(String, Document)>> {
         PriceSheet::FOLDER,
         Grid::FOLDER,
         ModelFile::FOLDER,
+        CollectiveLibrary::FOLDER,
+        Transport::FOLDER,
+        Harness::FOLDER,
     ];
     let read = |path: &Path| -> Result<Vec<std::path::PathBuf>> {
         let mut entries = std::fs::read_dir(path)

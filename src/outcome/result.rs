@@ -15,8 +15,9 @@ pub const RESULT_SCHEMA: &str = "trainyard.run/1";
 
 /// How model FLOPs are counted.
 pub const FLOP_CONVENTION: &str = "PaLM (arXiv 2204.02311, appendix B): three times the forward \
-     matrix FLOPs of layers and vocabulary projection, attention not halved for causality; MFU \
-     without, HFU with the forward work that the plan recomputes";
+     matrix FLOPs of layers and vocabulary projection, attention not halved for causality; over \
+     the dense peak of training.precision; MFU without, HFU with the forward work that the plan \
+     recomputes";
 
 /// The result of one scenario.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]

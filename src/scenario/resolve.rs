@@ -2,10 +2,11 @@
 
 use crate::error::{Error, InputError, PlanError, Result};
 use crate::hardware::{
-    Accelerator, AttentionKernel, Catalogue, Fabric, Grid, Node, PriceSheet, Stack,
+    Accelerator, AttentionKernel, Catalogue, Fabric, GradientType, Grid, Node, PriceSheet, Stack,
 };
 use crate::input::Document;
 use crate::plan::{DEFAULT_ORDER, Plan, PlanRequest, Sharding};
+use crate::program::Precision;
 use crate::workload::{Model, Recipe};
 
 use super::{DEFAULT_GRID, Scenario, ShardingScheme, limits};
@@ -190,13 +191,16 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         *switch = over.unwrap_or(*switch);
     }
     let bucket = software.bucket_mb.map_or(stack.bucket.value.0, |mb| mb * 1e6);
+    // In fp32 training there is no narrower copy of anything.
+    let wide = scenario.training.precision == Precision::Fp32;
+    let gradient = |of_stack| if wide { GradientType::Fp32 } else { of_stack };
     let recipe = Recipe {
         fusion,
         overlap,
         bucket: bucket as u64,
-        gradient_reduce: stack.gradient_reduce,
-        gradient_store: stack.gradient_store,
-        gather_bits: table.gather_bits.unwrap_or(16),
+        gradient_reduce: gradient(stack.gradient_reduce),
+        gradient_store: gradient(stack.gradient_store),
+        gather_bits: table.gather_bits.unwrap_or(if wide { 32 } else { 16 }),
         reduce_bits: table.reduce_bits.filter(|bits| *bits < 16),
     };
     for (key, bits) in [("gather_bits", table.gather_bits), ("reduce_bits", table.reduce_bits)] {

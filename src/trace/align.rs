@@ -105,12 +105,15 @@ pub fn match_collectives(ranks: &[RankTrace]) -> Matching {
     }
     let numbers: BTreeMap<u32, usize> =
         ranks.iter().enumerate().map(|(i, rank)| (rank.header.rank, i)).collect();
+    // A rank without any communication (CPU only, say) is in no unnamed group.
+    let communicating =
+        ranks.iter().filter(|rank| rank.events.iter().any(|e| e.communicates)).count();
     let mut matching = Matching::default();
     let mut used = 0_u64;
     for (key, lists) in lists {
         let members = &groups.list[key.group].0;
         let expected = if members.is_empty() {
-            ranks.len()
+            communicating
         } else {
             members.iter().filter(|rank| numbers.contains_key(rank)).count()
         };

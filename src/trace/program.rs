@@ -40,7 +40,7 @@ use crate::units::Nanos;
 use super::align::{common_ns, match_collectives};
 use super::collectives::CommOp;
 use super::launches::{Launches, is_blocking_call};
-use super::model::{Kind, RankTrace};
+use super::model::{Event, Kind, LONGEST_RECORDING_NS, RankTrace, SyncDetail};
 
 /// Device events that are looked through for what a wait was for. Work further back has ended.
 const LOOK_BACK: usize = 4096;
@@ -89,6 +89,8 @@ pub struct Notes {
     pub inferred_busy: u64,
     /// Host waits on device work.
     pub host_waits: u64,
+    /// Time in blocking calls that ended with no recorded device work; not replayed, ns.
+    pub blocked_unexplained_ns: i64,
     /// Collectives replayed as meetings.
     pub meetings: u64,
     /// Communication kernels replayed with their recorded duration, waiting included.
@@ -116,13 +118,18 @@ pub fn recorded_program(ranks: &[RankTrace]) -> Result<RecordedProgram> {
     let matching = match_collectives(ranks);
     let mut meeting_of: BTreeMap<(usize, usize), (FamilyId, crate::program::CallId)> =
         BTreeMap::new();
-    let mut families: BTreeMap<(Vec<usize>, CommOp), FamilyId> = BTreeMap::new();
+    let mut families: BTreeMap<(Vec<usize>, CommOp, String), FamilyId> = BTreeMap::new();
     for matched in &matching.matched {
         if !matched.op.ends_together() {
             continue;
         }
         let members: Vec<usize> = matched.members.iter().map(|(rank, _)| *rank).collect();
-        let family = *families.entry((members.clone(), matched.op)).or_insert_with(|| {
+        // Two process groups may have the same members; they run on streams of their own.
+        let (rank, event) = matched.members[0];
+        let group = ranks[rank].collective(&ranks[rank].events[event]);
+        let group = group.map_or(String::new(), |c| ranks[rank].names.get(c.group).to_owned());
+        let key = (members.clone(), matched.op, group);
+        let family = *families.entry(key).or_insert_with(|| {
             let id = FamilyId(program.families.len() as u32);
             program.families.push(Family {
                 name: format!("{} of {} ranks", matched.op.name(), members.len()),
@@ -156,19 +163,28 @@ pub fn recorded_program(ranks: &[RankTrace]) -> Result<RecordedProgram> {
     let mut kernels = KernelTable::default();
     let mut events = Vec::with_capacity(ranks.len());
     // Ranks start at different times; the difference is an initial condition, not a gap.
-    let first_ns: Vec<i64> = ranks
+    let ahead: Vec<i64> =
+        ranks.iter().zip(&launches).map(|(rank, l)| device_clock_ahead(rank, l)).collect();
+    let begins: Vec<Option<i64>> = ranks
         .iter()
-        .map(|rank| first_time(rank).map_or(i64::MAX, |t| common_ns(rank, t)))
+        .enumerate()
+        .map(|(i, rank)| host_begin(rank, &launches[i], ahead[i]).map(|at| common_ns(rank, at)))
         .collect();
-    let origin = first_ns.iter().copied().min().unwrap_or(0);
+    let origin = begins.iter().flatten().copied().min().unwrap_or(0);
     for (index, rank) in ranks.iter().enumerate() {
-        let offset = if first_ns[index] == i64::MAX { 0 } else { first_ns[index] - origin };
+        let offset = begins[index].map_or(0, |begin| begin.saturating_sub(origin));
+        if offset > LONGEST_RECORDING_NS {
+            return Err(Error::Unsupported(format!(
+                "rank {} was recorded days apart from the others",
+                rank.header.rank
+            )));
+        }
         let mut builder = RankBuilder {
             rank,
             launches: &launches[index],
             launch_latency: launch_latency.0,
             dispatch_gap: dispatch_gap.0,
-            ahead: device_clock_ahead(rank, &launches[index]),
+            ahead: ahead[index],
             notes: &mut notes,
             kernels: &mut kernels,
         };
@@ -194,14 +210,27 @@ fn pattern(op: CommOp) -> Collective {
     }
 }
 
-/// Earliest time of a rank that the program knows: its first device event or launch.
-fn first_time(rank: &RankTrace) -> Option<i64> {
-    rank.events.iter().filter(|e| e.kind.is_device()).map(|e| e.start_ns).min()
+/// Where a rank's program begins, on its device clock: its first launch, blocking call or device
+/// event, whichever is earliest.
+fn host_begin(rank: &RankTrace, launches: &Launches, ahead: i64) -> Option<i64> {
+    let times = rank.events.iter().enumerate().filter_map(|(i, event)| {
+        if event.kind.is_device() {
+            let launch = launches.call(i).map(|call| rank.events[call].start_ns + ahead);
+            return Some(launch.map_or(event.start_ns, |at| at.min(event.start_ns)));
+        }
+        let blocks = event.kind.is_call() && is_blocking_call(rank.name(event));
+        blocks.then_some(event.start_ns + ahead)
+    });
+    times.min()
 }
 
 /// Shortest time from a launch call's start to its kernel's start.
 fn shortest_launch(ranks: &[RankTrace], launches: &[Launches]) -> Nanos {
-    let shortest = ranks.iter().zip(launches).filter_map(|(r, l)| shortest_launch_of(r, l)).min();
+    let shortest = ranks
+        .iter()
+        .zip(launches)
+        .filter_map(|(r, l)| Some(shortest_launch_of(r, l)? - device_clock_ahead(r, l)))
+        .min();
     Nanos(shortest.unwrap_or(0).clamp(0, LONGEST_LAUNCH_NS))
 }
 
@@ -288,6 +317,68 @@ enum Point {
     Blocking(usize),
 }
 
+/// What recorded waits between streams were for.
+struct RecordedWaits {
+    /// Start of the call with a correlation.
+    call_start: BTreeMap<i64, i64>,
+    /// By stream: latest launch so far and device event, in device order.
+    launched: BTreeMap<Stream, Vec<(i64, usize)>>,
+}
+
+impl RecordedWaits {
+    fn of(rank: &RankTrace, launches: &Launches) -> Self {
+        let mut this = Self { call_start: BTreeMap::new(), launched: BTreeMap::new() };
+        for (i, event) in rank.events.iter().enumerate() {
+            if let (true, Some(id)) = (event.kind.is_call(), event.correlation()) {
+                this.call_start.entry(id).or_insert(event.start_ns);
+            }
+            if event.kind.is_device()
+                && let Some(call) = launches.call(i)
+            {
+                let list = this.launched.entry((event.device, event.lane)).or_default();
+                let before = list.last().map_or(i64::MIN, |(at, _)| *at);
+                list.push((before.max(rank.events[call].start_ns), i));
+            }
+        }
+        this
+    }
+
+    /// The latest work of the stream that a wait names, launched before its event was recorded.
+    fn awaited(&self, device: i32, detail: &SyncDetail) -> Option<usize> {
+        let recorded_at = self.call_start.get(&detail.wait_correlation)?;
+        let list = self.launched.get(&(device, detail.wait_stream))?;
+        let end = list.partition_point(|(at, _)| at < recorded_at);
+        Some(list[end.checked_sub(1)?].1)
+    }
+}
+
+/// Which host threads launch when.
+struct LaunchThreads {
+    /// Start of a launch and its thread, ascending.
+    launches: Vec<(i64, i64)>,
+}
+
+impl LaunchThreads {
+    fn of(rank: &RankTrace, launches: &Launches) -> Self {
+        let mut list: Vec<(i64, i64)> = (0..rank.events.len())
+            .filter(|i| rank.events[*i].kind.is_device())
+            .filter_map(|i| launches.call(i))
+            .map(|call| (rank.events[call].start_ns, rank.events[call].lane))
+            .collect();
+        list.sort_unstable();
+        Self { launches: list }
+    }
+
+    /// Whether a thread other than a call's launches while the call lasts.
+    fn others_launch_during(&self, call: &Event) -> bool {
+        let from = self.launches.partition_point(|(at, _)| *at <= call.start_ns);
+        self.launches[from..]
+            .iter()
+            .take_while(|(at, _)| *at < call.end_ns())
+            .any(|(_, thread)| *thread != call.lane)
+    }
+}
+
 struct RankBuilder<'a> {
     rank: &'a RankTrace,
     launches: &'a Launches,
@@ -307,42 +398,38 @@ impl RankBuilder<'_> {
     ) -> Result<(crate::program::Template, Vec<(OpId, usize)>)> {
         let rank = self.rank;
         let durations = self.clipped_durations();
+        // Lanes are numbered by stream, so that ranks with the same streams have the same lanes.
+        let mut copies_only: BTreeMap<Stream, bool> = BTreeMap::new();
+        for event in rank.events.iter().filter(|e| e.kind.is_device()) {
+            *copies_only.entry((event.device, event.lane)).or_insert(true) &=
+                event.kind.is_memory();
+        }
+        if copies_only.len() > MAX_STREAMS {
+            return Err(Error::Unsupported(format!(
+                "rank {} has more than {MAX_STREAMS} device streams",
+                rank.header.rank
+            )));
+        }
         let mut streams: BTreeMap<Stream, LaneId> = BTreeMap::new();
         let mut lanes = vec![("host".to_owned(), LaneKind::Host)];
-        for event in rank.events.iter().filter(|e| e.kind.is_device()) {
-            let stream = (event.device, event.lane);
-            if !streams.contains_key(&stream) {
-                if streams.len() >= MAX_STREAMS {
-                    return Err(Error::Unsupported(format!(
-                        "rank {} has more than {MAX_STREAMS} device streams",
-                        rank.header.rank
-                    )));
-                }
-                streams.insert(stream, LaneId(lanes.len() as u8));
-                let kind = if event.kind.is_memory() { LaneKind::Copy } else { LaneKind::Compute };
-                lanes.push((format!("device {} stream {}", stream.0, stream.1), kind));
-            }
+        for (stream, copies) in copies_only {
+            streams.insert(stream, LaneId(lanes.len() as u8));
+            let kind = if copies { LaneKind::Copy } else { LaneKind::Compute };
+            lanes.push((format!("device {} stream {}", stream.0, stream.1), kind));
         }
+        let recorded = RecordedWaits::of(rank, self.launches);
+        let threads = LaunchThreads::of(rank, self.launches);
         let points = self.points();
         let mut ops = TemplateBuilder::new(format!("rank {}", rank.header.rank), lanes);
         let mut op_of: BTreeMap<usize, OpId> = BTreeMap::new();
         let mut map = Vec::new();
         // Where the host's clock stands, as recorded; host work is the time since.
-        let origin = first_time(rank).unwrap_or(0);
-        let mut host_at = points
-            .iter()
-            .find_map(|(_, point)| match point {
-                Point::Device(_, Some(call)) | Point::Blocking(call) => {
-                    Some(self.host_start(*call))
-                }
-                _ => None,
-            })
-            .map_or(origin, |first| first.min(origin));
+        let mut host_at = host_begin(rank, self.launches, self.ahead).unwrap_or(0);
         // Stream-wait calls so far, and how many there were at the latest work of each stream.
         let mut waits = 0_u64;
         let mut waits_at: BTreeMap<Stream, u64> = BTreeMap::new();
         let mut stream_end: BTreeMap<Stream, i64> = BTreeMap::new();
-        let mut recorded_waits: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+        let mut recorded_waits: BTreeMap<Stream, Vec<usize>> = BTreeMap::new();
         let host = |ops: &mut TemplateBuilder, action: Action, deps: &[OpId]| {
             let micro_batch = Op::NO_MICRO_BATCH;
             ops.push(Op { action, lane: LaneId(0), phase: Phase::Other, micro_batch }, deps)
@@ -364,23 +451,34 @@ impl RankBuilder<'_> {
             match point {
                 Point::StreamWait => waits += 1,
                 Point::Record(event) => {
-                    let detail = rank.sync(&rank.events[event]).copied();
-                    if let Some(detail) = detail {
-                        let lane = rank.events[event].lane;
-                        if let Some(source) = self.awaited(&detail) {
-                            recorded_waits.entry(lane).or_default().push(source);
-                            self.notes.recorded_waits += 1;
-                        }
+                    let this = rank.events[event];
+                    // Records of host-side waits have no stream.
+                    if let Some(detail) = rank.sync(&this)
+                        && this.lane >= 0
+                        && let Some(source) = recorded.awaited(this.device, detail)
+                    {
+                        recorded_waits.entry((this.device, this.lane)).or_default().push(source);
                     }
                 }
                 Point::Blocking(call) => {
                     let at = self.host_start(call);
                     work(&mut ops, at - host_at);
                     host_at = host_at.max(at);
+                    let blocked = rank.events[call];
+                    if threads.others_launch_during(&blocked) {
+                        // Another thread goes on launching: the program's one host does not wait.
+                        continue;
+                    }
                     if let Some(awaited) = self.ended_during(call, &op_of) {
                         host(&mut ops, Action::HostWait, &[op_of[&awaited]]);
                         host_at = host_at.max(rank.events[awaited].end_ns());
                         self.notes.host_waits += 1;
+                    } else if is_blocking_call(rank.name(&blocked))
+                        && blocked.dur_ns > BLOCKED_COPY_NS
+                    {
+                        // Waited for something that is not recorded: a gap, not host work.
+                        host_at = host_at.max(blocked.end_ns() + self.ahead);
+                        self.notes.blocked_unexplained_ns += blocked.dur_ns;
                     }
                 }
                 Point::Device(event, call) => {
@@ -394,8 +492,13 @@ impl RankBuilder<'_> {
                     }
                     let this = rank.events[event];
                     let mut deps = Vec::new();
-                    for source in recorded_waits.remove(&this.lane).unwrap_or_default() {
-                        deps.extend(op_of.get(&source).copied());
+                    for source in
+                        recorded_waits.remove(&(this.device, this.lane)).unwrap_or_default()
+                    {
+                        if let Some(op) = op_of.get(&source) {
+                            deps.push(*op);
+                            self.notes.recorded_waits += 1;
+                        }
                     }
                     let stream = (this.device, this.lane);
                     let launched = call.map_or(i64::MIN, |call| self.host_start(call));
@@ -512,25 +615,6 @@ impl RankBuilder<'_> {
             durations.insert(i, event.dur_ns);
         }
         durations
-    }
-
-    /// The latest work of the stream that a recorded wait names, launched before its event.
-    fn awaited(&self, detail: &super::model::SyncDetail) -> Option<usize> {
-        let rank = self.rank;
-        let recorded_at = rank
-            .events
-            .iter()
-            .find(|e| e.kind.is_call() && e.correlation() == Some(detail.wait_correlation))?
-            .start_ns;
-        rank.events
-            .iter()
-            .enumerate()
-            .filter(|(_, e)| e.kind.is_device() && e.lane == detail.wait_stream)
-            .filter(|(i, _)| {
-                self.launches.call(*i).is_some_and(|c| rank.events[c].start_ns < recorded_at)
-            })
-            .map(|(i, _)| i)
-            .next_back()
     }
 
     /// The latest-ending device work, already in the program, that ended while a call was blocked.

@@ -4,6 +4,7 @@
 //! predicted ([`Predictor`]), and the predictions are compared with what was measured ([`scores`]).
 //! The predictor takes a [`RowSpec`], which has no measured value in it.
 
+pub mod collectives;
 mod grammar;
 mod map;
 mod names;

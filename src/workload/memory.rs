@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::hardware::Stack;
 use crate::plan::{Pass, Plan};
+use crate::program::Precision;
 
 use super::layer::LayerContext;
 use super::lower::{Recipe, stage_parameters};
@@ -45,10 +46,11 @@ impl Memory {
     }
 }
 
-/// Bytes of optimizer state per parameter: fp32 master copy and two fp32 moments.
-const OPTIMIZER_BYTES: f64 = 12.0;
-/// Bytes of a parameter in compute precision.
-const WEIGHT_BYTES: f64 = 2.0;
+/// Bytes of a parameter in compute precision, and of its optimizer state: with 16 bits an fp32 master
+/// copy and two fp32 moments, in fp32 the moments alone.
+fn state_bytes(precision: Precision) -> (f64, f64) {
+    if precision == Precision::Fp32 { (4.0, 8.0) } else { (2.0, 12.0) }
+}
 
 /// Memory of a device of a pipeline stage.
 ///
@@ -77,12 +79,13 @@ pub fn stage_memory(
             * (total.dense as f64 / f64::from(dense_group)
                 + total.expert as f64 / f64::from(expert_group))
     };
-    let mut weights = state(WEIGHT_BYTES, sharding.parameters, expert.parameters);
+    let (weight_bytes, optimizer_bytes) = state_bytes(layer.precision);
+    let mut weights = state(weight_bytes, sharding.parameters, expert.parameters);
     let store = recipe.gradient_store.bytes() as f64;
     let mut gradients = state(store, sharding.gradients, expert.gradients);
-    let optimizer = state(OPTIMIZER_BYTES, sharding.optimizer, expert.optimizer);
+    let optimizer = state(optimizer_bytes, sharding.optimizer, expert.optimizer);
     if sharding.gathers_parameters() {
-        weights += gathered * WEIGHT_BYTES;
+        weights += gathered * weight_bytes;
     }
     if sharding.gradients > 1 {
         // A whole unit's gradients exist until they are scattered.
@@ -97,6 +100,16 @@ pub fn stage_memory(
     let saved: Vec<f64> = (0..plan.chunks)
         .map(|chunk| kinds(chunk).map(|kind| layer.saved_bytes(kind) as f64).sum())
         .collect();
+    // Prediction modules and logits live with the last chunk of the last stage; every micro-batch
+    // in flight there holds its own.
+    let last = stage == plan.pipeline - 1;
+    let heads = if last { 1.0 + f64::from(model.mtp_modules) } else { 0.0 };
+    let logits_bytes = heads * layer.logits_bytes() as f64;
+    let mut saved = saved;
+    if last && let Some(chunk) = saved.last_mut() {
+        *chunk += f64::from(model.mtp_modules) * layer.saved_bytes(model.mtp_kind()) as f64;
+    }
+    let (mut heads_held, mut most_heads) = (0_u32, 0_u32);
     let mut held = 0.0_f64;
     let mut most = 0.0_f64;
     for action in plan.schedule.actions(stage, plan.pipeline, plan.micro_batches, plan.chunks) {
@@ -104,8 +117,13 @@ pub fn stage_memory(
             Pass::Forward => {
                 held += saved[action.chunk as usize];
                 most = most.max(held);
+                heads_held += u32::from(action.chunk == plan.chunks - 1);
+                most_heads = most_heads.max(heads_held);
             }
-            Pass::Backward => held -= saved[action.chunk as usize],
+            Pass::Backward => {
+                held -= saved[action.chunk as usize];
+                heads_held -= u32::from(action.chunk == plan.chunks - 1);
+            }
         }
     }
     // The backward of one layer works on its own activations and on two gradients of the stream.
@@ -113,8 +131,7 @@ pub fn stage_memory(
         (0..plan.chunks).flat_map(kinds).map(|kind| layer.transient_bytes(kind)).max().unwrap_or(0)
             as f64
             + 2.0 * layer.stream_bytes() as f64;
-    let last = stage == plan.pipeline - 1;
-    let logits = if last { layer.logits_bytes() as f64 } else { 0.0 };
+    let logits = logits_bytes * f64::from(most_heads);
 
     let communicators = [
         plan.tensor > 1,

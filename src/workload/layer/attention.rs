@@ -6,7 +6,7 @@ use crate::program::{AttentionPass, Collective, KernelClass, Work};
 
 use super::super::config::Positions;
 use super::super::model::LayerKind;
-use super::{ACTIVATION_BYTES, Group, Item, LayerContext, as_recompute};
+use super::{Group, Item, LayerContext, as_recompute};
 
 impl LayerContext<'_> {
     /// Width of this rank's queries.
@@ -34,7 +34,7 @@ impl LayerContext<'_> {
         let elements = self.tokens() * (self.query_width() + keys);
         // Without a fused kernel: split, negate, concatenate, two products, a sum.
         let (passes, launches) = if self.fusion.rotary { (2, 1) } else { (8, 6) };
-        let bytes = elements * ACTIVATION_BYTES * passes;
+        let bytes = elements * self.element_bytes() * passes;
         items.push(Self::stream("rotary", KernelClass::Elementwise, bytes, launches));
     }
 
@@ -96,7 +96,8 @@ impl LayerContext<'_> {
         // Softmax reads and writes the scores; without the fused kernel, scale, mask and the
         // conversion to fp32 and back are passes of their own.
         let (passes, launches) = if self.fusion.softmax { (2, 1) } else { (8, 4) };
-        let dropout = |name| Self::stream(name, class, scores * (2 * ACTIVATION_BYTES + mask), 1);
+        let dropout =
+            |name| Self::stream(name, class, scores * (2 * self.element_bytes() + mask), 1);
         let mut items = Vec::new();
         if backward {
             items.push(gemm("attention dP", queries, keys, value_dim));
@@ -104,13 +105,13 @@ impl LayerContext<'_> {
             if self.fusion.dropout {
                 items.push(dropout("attention dropout backward"));
             }
-            let bytes = scores * ACTIVATION_BYTES * (passes + 1);
+            let bytes = scores * self.element_bytes() * (passes + 1);
             items.push(Self::stream("softmax backward", class, bytes, launches));
             items.push(gemm("attention dQ", queries, head_dim, keys));
             items.push(gemm("attention dK", keys, head_dim, queries));
         } else {
             items.push(gemm("attention scores", queries, keys, head_dim));
-            let bytes = scores * ACTIVATION_BYTES * passes;
+            let bytes = scores * self.element_bytes() * passes;
             items.push(Self::stream("softmax", class, bytes, launches));
             if self.fusion.dropout {
                 items.push(dropout("attention dropout"));
@@ -133,7 +134,7 @@ impl LayerContext<'_> {
         let bytes = u64::from(self.batch)
             * u64::from(self.sequence)
             * self.key_value_width()
-            * ACTIVATION_BYTES;
+            * self.element_bytes();
         let gather = Collective::AllGather;
         let scatter = Collective::ReduceScatter;
         if self.overlap_context {
@@ -164,7 +165,7 @@ impl LayerContext<'_> {
                 let (q, kv) = (u64::from(mla.query_rank), u64::from(mla.kv_rank));
                 let down = q + kv + u64::from(mla.rope_dim);
                 items.push(self.gemm("latent down", t, down, h));
-                let bytes = t * (q + kv) * ACTIVATION_BYTES * 2;
+                let bytes = t * (q + kv) * self.element_bytes() * 2;
                 items.push(Self::stream("latent norm", KernelClass::Norm, bytes, 2));
                 let query_input = if q > 0 { q } else { h };
                 items.push(self.gemm("query up", t, self.query_width(), query_input));
@@ -202,7 +203,7 @@ impl LayerContext<'_> {
                 items.push(self.gemm("key-value up wgrad", up, kv, t));
                 items.push(self.gemm("query up dgrad", t, query_input, self.query_width()));
                 items.push(self.gemm("query up wgrad", self.query_width(), query_input, t));
-                let bytes = t * (q + kv) * ACTIVATION_BYTES * 4;
+                let bytes = t * (q + kv) * self.element_bytes() * 4;
                 items.push(Self::stream("latent norm backward", KernelClass::Norm, bytes, 2));
                 let down = q + kv + u64::from(mla.rope_dim);
                 let names = ["latent down dgrad", "latent down wgrad"];

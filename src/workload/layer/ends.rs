@@ -3,7 +3,7 @@
 use crate::program::{Collective, KernelClass};
 
 use super::super::config::Positions;
-use super::{ACTIVATION_BYTES, Group, Item, LayerContext};
+use super::{Group, Item, LayerContext};
 
 impl LayerContext<'_> {
     /// Embedding lookup, positions, dropout.
@@ -13,7 +13,7 @@ impl LayerContext<'_> {
         let mut items = vec![Self::stream(
             "embedding",
             KernelClass::Embedding,
-            elements * ACTIVATION_BYTES * 2,
+            elements * self.element_bytes() * 2,
             1,
         )];
         self.leave(&mut items);
@@ -22,7 +22,7 @@ impl LayerContext<'_> {
             items.push(Self::stream(
                 "position embedding",
                 KernelClass::Embedding,
-                outer * ACTIVATION_BYTES * 3,
+                outer * self.element_bytes() * 3,
                 1,
             ));
         }
@@ -30,7 +30,7 @@ impl LayerContext<'_> {
             items.push(Self::stream(
                 "embedding dropout",
                 KernelClass::Embedding,
-                outer * (2 * ACTIVATION_BYTES + 1),
+                outer * (2 * self.element_bytes() + 1),
                 1,
             ));
         }
@@ -46,7 +46,7 @@ impl LayerContext<'_> {
         items.push(Self::stream(
             "embedding backward",
             KernelClass::Embedding,
-            elements * (ACTIVATION_BYTES + 2 * 4),
+            elements * (self.element_bytes() + 2 * 4),
             2,
         ));
         items

@@ -3,13 +3,15 @@
 use crate::program::{Collective, KernelClass, Work};
 
 use super::super::config::MoeShape;
-use super::{ACTIVATION_BYTES, Group, Item, LayerContext};
+use super::{Group, Item, LayerContext};
 
 /// What a rank computes of a mixture of experts.
 #[derive(Clone, Copy)]
 struct Routed {
     /// Tokens this rank sends out, times the experts each goes to.
     sent: u64,
+    /// The same on the busiest rank: what an exchange waits for.
+    exchanged: u64,
     /// Experts on this rank.
     local: u64,
     /// Tokens per local expert on the busiest rank.
@@ -40,7 +42,7 @@ impl LayerContext<'_> {
         Self::stream(
             if backward { "activation backward" } else { "activation" },
             KernelClass::Elementwise,
-            elements * ACTIVATION_BYTES * (passes + extra),
+            elements * self.element_bytes() * (passes + extra),
             launches,
         )
     }
@@ -84,6 +86,7 @@ impl LayerContext<'_> {
         let mean = (gathered * ranks * u64::from(moe.top_k)) as f64 / experts as f64;
         Routed {
             sent: tokens * u64::from(moe.top_k),
+            exchanged: ((tokens * u64::from(moe.top_k)) as f64 * load).ceil() as u64,
             local: experts.div_ceil(ranks).max(1),
             per_expert: ((mean * load).ceil() as u64).max(1),
             width: u64::from(moe.expert_hidden).div_ceil(u64::from(self.expert_tensor)),
@@ -105,7 +108,7 @@ impl LayerContext<'_> {
             items.push(Item::Meet {
                 group: Group::Expert,
                 collective: Collective::AllToAll,
-                bytes: sent * self.hidden() * ACTIVATION_BYTES,
+                bytes: sent * self.hidden() * self.element_bytes(),
                 recompute: false,
             });
         }
@@ -117,7 +120,20 @@ impl LayerContext<'_> {
             items.push(Item::Meet {
                 group: Group::Tensor,
                 collective: if gather { Collective::AllGather } else { Collective::ReduceScatter },
-                bytes: sent * self.hidden() * ACTIVATION_BYTES * u64::from(self.expert_tensor),
+                bytes: sent * self.hidden() * self.element_bytes() * u64::from(self.expert_tensor),
+                recompute: false,
+            });
+        }
+    }
+
+    /// Without sequence parallelism every rank of the tensor group needs all tokens again after
+    /// each has routed its share of them.
+    fn restore(&self, items: &mut Vec<Item>) {
+        if self.tensor > 1 && !self.sequence_parallel {
+            items.push(Item::Meet {
+                group: Group::Tensor,
+                collective: Collective::AllGather,
+                bytes: self.stream_bytes(),
                 recompute: false,
             });
         }
@@ -125,7 +141,7 @@ impl LayerContext<'_> {
 
     fn permutation(&self, name: &'static str, sent: u64) -> Item {
         // Read and write every token once per expert it goes to.
-        let bytes = sent * self.hidden() * ACTIVATION_BYTES * 2;
+        let bytes = sent * self.hidden() * self.element_bytes() * 2;
         Self::stream(name, KernelClass::Routing, bytes, 2)
     }
 
@@ -153,17 +169,18 @@ impl LayerContext<'_> {
             items.push(Item::HostWait);
         }
         items.push(self.permutation("permute", r.sent));
-        self.exchange(items, r.sent);
-        self.share(items, r.sent, true);
+        self.exchange(items, r.exchanged);
+        self.share(items, r.exchanged, true);
         let rows = r.per_expert * r.local;
         self.casts(items, rows * h);
         items.push(self.grouped("expert fc1", r.per_expert, r.width * self.gates(), h, r.local));
         items.push(self.activation(rows * r.width, false));
         self.casts(items, rows * r.width);
         items.push(self.grouped("expert fc2", r.per_expert, h, r.width, r.local));
-        self.share(items, r.sent, false);
-        self.exchange(items, r.sent);
+        self.share(items, r.exchanged, false);
+        self.exchange(items, r.exchanged);
         items.push(self.permutation("unpermute", r.sent));
+        self.restore(items);
     }
 
     /// The same backwards.
@@ -174,8 +191,8 @@ impl LayerContext<'_> {
         let experts = u64::from(moe.experts);
         let (up, rows) = (r.width * self.gates(), r.per_expert * r.local);
         items.push(self.permutation("unpermute backward", r.sent));
-        self.exchange(items, r.sent);
-        self.share(items, r.sent, true);
+        self.exchange(items, r.exchanged);
+        self.share(items, r.exchanged, true);
         self.casts(items, rows * h);
         items.push(self.grouped("expert fc2 dgrad", r.per_expert, r.width, h, r.local));
         items.push(self.grouped("expert fc2 wgrad", h, r.width, r.per_expert, r.local));
@@ -183,13 +200,14 @@ impl LayerContext<'_> {
         self.casts(items, rows * up);
         items.push(self.grouped("expert fc1 dgrad", r.per_expert, h, up, r.local));
         items.push(self.grouped("expert fc1 wgrad", up, h, r.per_expert, r.local));
-        self.share(items, r.sent, false);
-        self.exchange(items, r.sent);
+        self.share(items, r.exchanged, false);
+        self.exchange(items, r.exchanged);
         items.push(self.permutation("permute backward", r.sent));
         let bytes = tokens * experts * 4 * 3;
         items.push(Self::stream("top-k backward", KernelClass::Routing, bytes, 4));
         items.push(self.gemm_as("router dgrad", tokens, h, experts, self.wide_precision()));
         items.push(self.gemm_as("router wgrad", experts, h, tokens, self.wide_precision()));
+        self.restore(items);
         if moe.shared_hidden > 0 {
             self.enter(items);
             self.mlp_backward(items, self.shared_width(&moe), false, true);
@@ -198,14 +216,14 @@ impl LayerContext<'_> {
 
     /// Bytes of a feed-forward block that are kept for backward.
     pub(super) fn feed_forward_saved(&self, experts: bool) -> u64 {
-        let per_width = (self.gates() + 1) * ACTIVATION_BYTES;
+        let per_width = (self.gates() + 1) * self.element_bytes();
         match self.model.moe.filter(|_| experts) {
             None => self.tokens() * self.ffn() * per_width,
             Some(moe) => {
                 let r = self.routed(&moe);
                 let rows = r.per_expert * r.local;
                 // Dispatched tokens, expert activations, outputs before they are weighted.
-                rows * (2 * self.hidden() * ACTIVATION_BYTES + r.width * per_width)
+                rows * (2 * self.hidden() * self.element_bytes() + r.width * per_width)
                     + self.tokens() * self.shared_width(&moe) * per_width
                     + self.routed_tokens() * u64::from(moe.experts) * 4
             }

@@ -4,7 +4,7 @@ use crate::hardware::AttentionKernel;
 use crate::plan::Recompute;
 
 use super::super::model::LayerKind;
-use super::{ACTIVATION_BYTES, LayerContext};
+use super::LayerContext;
 
 impl LayerContext<'_> {
     /// Bytes kept per layer and micro-batch from forward to backward (Korthikanti et al. 2022,
@@ -12,7 +12,7 @@ impl LayerContext<'_> {
     #[must_use]
     pub fn saved_bytes(&self, kind: LayerKind) -> u64 {
         let outer = self.outer_tokens() * self.hidden();
-        let stream = outer * ACTIVATION_BYTES;
+        let stream = outer * self.element_bytes();
         if self.recompute == Recompute::Full {
             return stream;
         }
@@ -20,10 +20,10 @@ impl LayerContext<'_> {
         let mask = u64::from(self.fusion.dropout);
         let latent = self.model.mla.map_or(0, |mla| {
             // Compressed vectors before and after their norms.
-            2 * t * u64::from(mla.query_rank + mla.kv_rank) * ACTIVATION_BYTES
+            2 * t * u64::from(mla.query_rank + mla.kv_rank) * self.element_bytes()
         });
-        let qkv = t * (self.query_width() + self.key_value_width()) * ACTIVATION_BYTES + latent;
-        let output = t * self.value_width() * ACTIVATION_BYTES;
+        let qkv = t * (self.query_width() + self.key_value_width()) * self.element_bytes() + latent;
+        let output = t * self.value_width() * self.element_bytes();
         let scores = match self.attention {
             // One fp32 log-sum-exp per query and head.
             AttentionKernel::Flash => t * self.heads() * 4,
@@ -31,7 +31,7 @@ impl LayerContext<'_> {
             AttentionKernel::Unfused => {
                 let pairs = t * self.heads() * u64::from(self.sequence);
                 // Softmax output; with dropout also its mask and its output.
-                pairs * (ACTIVATION_BYTES + mask * (1 + ACTIVATION_BYTES))
+                pairs * (self.element_bytes() + mask * (1 + self.element_bytes()))
             }
         };
         // Norm inputs (2; one in a parallel block), inputs of the column-parallel layers (2; sharded

@@ -112,10 +112,13 @@ impl Group {
     }
 }
 
-/// Bytes of an activation element. Compute in 16 bits, also in fp8 recipes, which cast at GEMMs.
-const ACTIVATION_BYTES: u64 = 2;
-
 impl LayerContext<'_> {
+    /// Bytes of an activation element: 16 bits, also in fp8 recipes, which cast at GEMMs; 4 bytes
+    /// in fp32 training.
+    fn element_bytes(&self) -> u64 {
+        if self.precision == Precision::Fp32 { 4 } else { 2 }
+    }
+
     fn tokens(&self) -> u64 {
         u64::from(self.batch) * u64::from(self.sequence) / u64::from(self.context)
     }
@@ -143,7 +146,7 @@ impl LayerContext<'_> {
     /// Bytes of the residual stream of a micro-batch, all tokens.
     #[must_use]
     pub fn stream_bytes(&self) -> u64 {
-        self.tokens() * self.hidden() * ACTIVATION_BYTES
+        self.tokens() * self.hidden() * self.element_bytes()
     }
 
     fn gemm(&self, name: &'static str, m: u64, n: u64, k: u64) -> Item {
@@ -165,7 +168,7 @@ impl LayerContext<'_> {
     fn casts(&self, items: &mut Vec<Item>, elements: u64) {
         if matches!(self.precision, Precision::Fp8 | Precision::Fp4) {
             let narrow = self.precision.bytes();
-            let bytes = elements as f64 * (ACTIVATION_BYTES as f64 + 2.0 * narrow);
+            let bytes = elements as f64 * (self.element_bytes() as f64 + 2.0 * narrow);
             items.push(Self::stream("cast", KernelClass::Cast, bytes as u64, 1));
         }
     }
@@ -184,7 +187,7 @@ impl LayerContext<'_> {
         Self::stream(
             if backward { "norm backward" } else { "norm" },
             KernelClass::Norm,
-            elements * ACTIVATION_BYTES * passes * unfused,
+            elements * self.element_bytes() * passes * unfused,
             launches,
         )
     }
@@ -196,8 +199,8 @@ impl LayerContext<'_> {
         let mask = u64::from(dropout);
         if backward {
             // Without dropout or bias the gradient passes unchanged.
-            let bytes = elements * (if dropout { 2 * ACTIVATION_BYTES + mask } else { 0 })
-                + elements * if bias { ACTIVATION_BYTES } else { 0 };
+            let bytes = elements * (if dropout { 2 * self.element_bytes() + mask } else { 0 })
+                + elements * if bias { self.element_bytes() } else { 0 };
             return (bytes > 0).then(|| {
                 Self::stream(
                     "bias-dropout backward",
@@ -210,9 +213,9 @@ impl LayerContext<'_> {
         let fused = self.fusion.bias_dropout_add;
         let separate = 1 + u64::from(dropout) + u64::from(bias);
         let bytes = if fused {
-            elements * (3 * ACTIVATION_BYTES + mask)
+            elements * (3 * self.element_bytes() + mask)
         } else {
-            elements * (3 * ACTIVATION_BYTES + (separate - 1) * 2 * ACTIVATION_BYTES + mask)
+            elements * (3 * self.element_bytes() + (separate - 1) * 2 * self.element_bytes() + mask)
         };
         let launches = if fused { 1 } else { separate as u32 };
         Some(Self::stream("bias-dropout-add", KernelClass::Elementwise, bytes, launches))

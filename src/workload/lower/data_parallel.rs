@@ -107,10 +107,20 @@ impl DataParallel {
                     let message = lowering.scatter_message(family, *count, sharding.gradients);
                     self.scatters.entry(*unit).or_default().push(message);
                 }
-                if let Some(family) = families.gradient_replicas {
-                    let shard = count.div_ceil(u64::from(sharding.gradients));
-                    let message = lowering.sum_message(family, shard);
-                    self.finals.entry(*unit).or_default().push(message);
+                let shard = count.div_ceil(u64::from(sharding.gradients));
+                let rest = sharding.optimizer / sharding.gradients;
+                let finals = self.finals.entry(*unit).or_default();
+                if rest > 1 {
+                    // The optimizer needs less than the gradient shard: scatter what is left.
+                    if let Some(family) = families.gradient_rest {
+                        finals.push(lowering.scatter_message(family, shard, rest));
+                    }
+                    if let Some(family) = families.optimizer_replicas {
+                        let part = shard.div_ceil(u64::from(rest));
+                        finals.push(lowering.sum_message(family, part));
+                    }
+                } else if let Some(family) = families.gradient_replicas {
+                    finals.push(lowering.sum_message(family, shard));
                 }
             }
             if let Some(family) = families.refresh

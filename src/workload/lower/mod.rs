@@ -86,6 +86,8 @@ struct PoolFamilies {
     parameter_shard: Option<FamilyId>,
     gradient_shard: Option<FamilyId>,
     gradient_replicas: Option<FamilyId>,
+    /// Ranks of an optimizer shard group that hold the same gradient shard.
+    gradient_rest: Option<FamilyId>,
     optimizer_shard: Option<FamilyId>,
     optimizer_replicas: Option<FamilyId>,
     refresh: Option<FamilyId>,
@@ -205,6 +207,12 @@ impl<'a> Lowering<'a> {
             gradient_replicas: family(
                 "gradient replicas",
                 replicas.across_runs(sharding.gradients),
+            ),
+            gradient_rest: family(
+                "gradient rest",
+                replicas
+                    .across_runs(sharding.gradients)
+                    .runs(sharding.optimizer / sharding.gradients),
             ),
             optimizer_shard: family("optimizer shard", replicas.runs(sharding.optimizer)),
             optimizer_replicas: family(

@@ -1,0 +1,6 @@
+//! Fits of model constants to measurements.
+
+pub mod collectives;
+pub mod fabric;
+pub mod least_squares;
+pub mod nccl_log;

@@ -1,0 +1,277 @@
+//! Networks from a file: nodes and links by name.
+//!
+//! ```toml
+//! name = "two nodes, one switch"
+//! endpoints_per_node = 2          # optional: 1
+//! switch_ports = 4                # optional: no limit
+//!
+//! [[nodes]]
+//! name = "a0"
+//! kind = "device"                 # device, host, nic, scale_up_switch, leaf, spine, core, router
+//! group = 0                       # optional: server, rail or pod it belongs to
+//!
+//! [[links]]
+//! between = ["a0", "leaf"]
+//! bandwidth = "50 GB/s"           # one direction; all cables together
+//! latency = "0.5 us"
+//! kind = "copper"                 # backplane, copper, optical, wan
+//! cables = 1                      # optional
+//! ```
+//!
+//! Ranks are the devices in the order of the file, or the cards where there are no devices.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{Link, LinkKind, NodeKind, Topology};
+use crate::error::{Error, Result, nearest_names};
+use crate::input::Document;
+use crate::units::{BytesPerSecond, Quantity, Seconds};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    #[serde(default = "one")]
+    endpoints_per_node: u32,
+    switch_ports: Option<u32>,
+    nodes: Vec<NodeEntry>,
+    #[serde(default)]
+    links: Vec<LinkEntry>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum NodeWord {
+    Device,
+    Host,
+    Nic,
+    ScaleUpSwitch,
+    Leaf,
+    Spine,
+    Core,
+    Router,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum LinkWord {
+    Backplane,
+    Copper,
+    Optical,
+    Wan,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeEntry {
+    name: String,
+    kind: NodeWord,
+    #[serde(default)]
+    group: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LinkEntry {
+    between: [String; 2],
+    bandwidth: String,
+    latency: String,
+    kind: LinkWord,
+    cables: Option<u16>,
+}
+
+/// A quantity written as a number and a unit: `50 GB/s`.
+fn quantity<Q: Quantity>(document: &Document, key: &str, text: &str) -> Result<Q> {
+    let units = || Q::UNITS.iter().map(|(unit, _)| *unit).collect::<Vec<_>>().join(", ");
+    let text = text.trim();
+    let split = text.find(|c: char| c.is_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let value: f64 = number.trim().parse().map_err(|_| {
+        document.error_at(
+            key,
+            &format!("`{text}` is no {}", Q::DIMENSION),
+            Some(format!("write a number and a unit: {}", units())),
+        )
+    })?;
+    if !(value.is_finite() && value >= 0.0) {
+        return Err(document.error_at(key, &format!("`{text}` is no {}", Q::DIMENSION), None));
+    }
+    Q::parse(value, unit.trim()).ok_or_else(|| {
+        document.error_at(
+            key,
+            &format!("`{}` is not a unit of {}", unit.trim(), Q::DIMENSION),
+            Some(format!("units that are: {}", units())),
+        )
+    })
+}
+
+/// Reads a network.
+///
+/// # Errors
+/// A key is unknown, two nodes share a name, a link names a node that does not exist or has no
+/// bandwidth, a switch has more cables than ports, or two endpoints are not connected; the message
+/// has the place in the file where there is one.
+pub fn read(document: &Document) -> Result<Topology> {
+    let file: File = document.decode()?;
+    let mut topology = Topology::new(file.name, file.nodes.len(), file.links.len());
+    topology.endpoints_per_node = file.endpoints_per_node.max(1);
+    topology.radix = file.switch_ports;
+    let mut by_name = BTreeMap::new();
+    let mut positions: BTreeMap<(NodeKind, u32), u32> = BTreeMap::new();
+    for (i, node) in file.nodes.iter().enumerate() {
+        let kind = match node.kind {
+            NodeWord::Device => NodeKind::Device,
+            NodeWord::Host => NodeKind::Host,
+            NodeWord::Nic => NodeKind::Nic,
+            NodeWord::ScaleUpSwitch => NodeKind::ScaleUpSwitch,
+            NodeWord::Leaf => NodeKind::Switch(1),
+            NodeWord::Spine => NodeKind::Switch(2),
+            NodeWord::Core => NodeKind::Switch(3),
+            NodeWord::Router => NodeKind::Router,
+        };
+        let position = positions.entry((kind, node.group)).or_default();
+        let index = topology.add(kind, node.group, *position);
+        *position += 1;
+        topology.names.push(node.name.clone());
+        if by_name.insert(node.name.as_str(), index).is_some() {
+            return Err(document.error_at(
+                &format!("nodes[{i}].name"),
+                &format!("`{}` is already the name of another node", node.name),
+                None,
+            ));
+        }
+    }
+    for (i, entry) in file.links.iter().enumerate() {
+        let mut ends = [None; 2];
+        for (end, (slot, name)) in ends.iter_mut().zip(&entry.between).enumerate() {
+            *slot = by_name.get(name.as_str()).copied();
+            if slot.is_none() {
+                let nearest = nearest_names(name, by_name.keys().copied());
+                return Err(document.error_at(
+                    &format!("links[{i}].between[{end}]"),
+                    &format!("no node named `{name}`"),
+                    nearest.first().map(|near| format!("did you mean `{near}`?")),
+                ));
+            }
+        }
+        let [Some(a), Some(b)] = ends else { continue };
+        if a == b {
+            return Err(document.error_at(
+                &format!("links[{i}].between"),
+                "a link leads from a node to itself",
+                None,
+            ));
+        }
+        let key = format!("links[{i}].bandwidth");
+        let capacity: BytesPerSecond = quantity(document, &key, &entry.bandwidth)?;
+        if capacity.get() <= 0.0 {
+            return Err(document.error_at(
+                &key,
+                "a link without bandwidth carries nothing",
+                Some("remove the link, or give its rate".into()),
+            ));
+        }
+        let latency: Seconds = quantity(document, &format!("links[{i}].latency"), &entry.latency)?;
+        let kind = match entry.kind {
+            LinkWord::Backplane => LinkKind::Backplane,
+            LinkWord::Copper => LinkKind::Copper,
+            LinkWord::Optical => LinkKind::Optical,
+            LinkWord::Wan => LinkKind::Wan,
+        };
+        topology.link(
+            a,
+            b,
+            Link { capacity, latency, kind, cables: entry.cables.unwrap_or(1).max(1) },
+        );
+    }
+    let of_kind = |kind: NodeKind| {
+        topology.graph.node_indices().filter(|n| topology.graph[*n].kind == kind).collect()
+    };
+    topology.endpoints = of_kind(NodeKind::Device);
+    if topology.endpoints.is_empty() {
+        topology.endpoints = of_kind(NodeKind::Nic);
+    }
+    if topology.endpoints.is_empty() {
+        return Err(document.error_at(
+            "nodes",
+            "there is no device and no nic, so there is nobody to communicate",
+            None,
+        ));
+    }
+    topology.check().map_err(|error| match error {
+        Error::Unsupported(message) => document.error_at("", &message, None),
+        other => other,
+    })?;
+    Ok(topology)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+name = "pair"
+switch_ports = 2
+[[nodes]]
+name = "a"
+kind = "device"
+[[nodes]]
+name = "b"
+kind = "device"
+[[nodes]]
+name = "leaf0"
+kind = "leaf"
+[[links]]
+between = ["a", "leaf0"]
+bandwidth = "400 Gb/s"
+latency = "1 us"
+kind = "copper"
+[[links]]
+between = ["b", "leaf0"]
+bandwidth = "50 GB/s"
+latency = "500 ns"
+kind = "optical"
+"#;
+
+    fn parse(text: &str) -> Result<Topology> {
+        read(&Document::parse("net.toml", text.to_owned())?)
+    }
+    fn message(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from), "{from}");
+        parse(&GOOD.replace(from, to)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn reads_a_network() {
+        let t = parse(GOOD).unwrap();
+        assert_eq!((t.endpoints.len(), t.graph.edge_count()), (2, 2));
+        assert_eq!(t.name(t.endpoints[1]), "b");
+    }
+
+    #[test]
+    fn bad_networks_are_refused_with_a_place() {
+        let m = message("[\"b\", \"leaf0\"]", "[\"b\", \"leave0\"]");
+        assert!(m.contains("net.toml:19") && m.contains("did you mean `leaf0`"), "{m}");
+        let m = message("50 GB/s", "0 GB/s");
+        assert!(m.contains("without bandwidth") && m.contains("net.toml:20"), "{m}");
+        let m = message("50 GB/s", "50 GB");
+        assert!(m.contains("not a unit of bandwidth"), "{m}");
+        let m = message("between = [\"b\", \"leaf0\"]", "between = [\"b\", \"b\"]");
+        assert!(m.contains("to itself"), "{m}");
+        let m = message("switch_ports = 2", "switch_ports = 1");
+        assert!(m.contains("2 cables and 1 ports"), "{m}");
+        let m = message("name = \"b\"", "name = \"a\"");
+        assert!(m.contains("already the name"), "{m}");
+        let m = message("kind = \"leaf\"", "kind = \"leef\"");
+        assert!(m.contains("did you mean `leaf`"), "{m}");
+        let cut = GOOD.split("[[links]]\nbetween = [\"b\"").next().unwrap();
+        let m = parse(cut).unwrap_err().to_string();
+        assert!(m.contains("a and b are not connected"), "{m}");
+    }
+}

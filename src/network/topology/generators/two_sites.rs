@@ -1,0 +1,100 @@
+//! Two data centres, each a rail-optimised Clos, joined by routers over a wide-area link.
+
+use super::{clos, link, refuse};
+use crate::error::Result;
+use crate::network::topology::{LinkKind, NodeKind, Topology};
+use petgraph::graph::NodeIndex;
+
+/// What distinguishes one such pair from another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Parameters {
+    /// Nodes of each site.
+    pub nodes: [u32; 2],
+    /// Cards per node.
+    pub cards_per_node: u32,
+    /// Ports of a switch.
+    pub radix: u32,
+    /// Rate of a port, bytes per second, one direction.
+    pub port_rate: f64,
+    /// Rate of the wide-area link, bytes per second, one direction.
+    pub wan_rate: f64,
+    /// One-way delay of the wide-area link, seconds.
+    pub wan_latency: f64,
+}
+
+impl Parameters {
+    /// `nodes` split in two halves, 400 Gb/s ports, 800 Gb/s and 5 ms (1,000 km of fibre) between.
+    #[must_use]
+    pub fn example(nodes: u32) -> Self {
+        Self {
+            nodes: [nodes.div_ceil(2), nodes / 2],
+            cards_per_node: 8,
+            radix: 64,
+            port_rate: 50e9,
+            wan_rate: 100e9,
+            wan_latency: 5e-3,
+        }
+    }
+}
+
+/// Builds the pair; endpoints are the cards of the first site, then of the second.
+///
+/// # Errors
+/// A site is empty or does not fit into two tiers.
+pub fn build(p: &Parameters) -> Result<Topology> {
+    if p.nodes.contains(&0) {
+        return Err(refuse("two sites need at least one node each".into()));
+    }
+    let mut t = Topology::new(
+        format!("two sites of {} and {} nodes over a WAN", p.nodes[0], p.nodes[1]),
+        0,
+        0,
+    );
+    t.endpoints_per_node = p.cards_per_node;
+    let mut routers = Vec::new();
+    for (site, nodes) in (0_u32..).zip(p.nodes) {
+        let one = clos::build(&clos::Parameters::rail_optimised(
+            nodes,
+            p.cards_per_node,
+            p.radix,
+            p.port_rate,
+            2,
+        ))?;
+        let offset = t.graph.node_count();
+        for vertex in one.graph.node_weights() {
+            let group = if vertex.kind == NodeKind::Nic {
+                vertex.group + site * p.nodes[0]
+            } else {
+                vertex.group
+            };
+            t.add(vertex.kind, group, vertex.index);
+        }
+        let moved = |node: NodeIndex<u32>| NodeIndex::new(node.index() + offset);
+        for edge in one.graph.raw_edges() {
+            t.link(moved(edge.source()), moved(edge.target()), edge.weight);
+        }
+        t.endpoints.extend(one.endpoints.iter().map(|e| moved(*e)));
+        let router = t.add(NodeKind::Router, site, 0);
+        let top = one
+            .graph
+            .node_weights()
+            .filter_map(|v| match v.kind {
+                NodeKind::Switch(tier) => Some(tier),
+                _ => None,
+            })
+            .max()
+            .unwrap_or(1);
+        let tops: Vec<_> = one
+            .graph
+            .node_indices()
+            .filter(|n| one.graph[*n].kind == NodeKind::Switch(top))
+            .map(moved)
+            .collect();
+        for switch in tops {
+            t.link(switch, router, link(p.wan_rate, super::SWITCH_LATENCY, LinkKind::Optical, 1));
+        }
+        routers.push(router);
+    }
+    t.link(routers[0], routers[1], link(p.wan_rate, p.wan_latency, LinkKind::Wan, 1));
+    Ok(t)
+}

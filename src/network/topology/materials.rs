@@ -1,0 +1,102 @@
+//! What a network is made of, counted from its nodes and edges, and what that costs and draws.
+
+use std::collections::BTreeMap;
+
+use super::{LinkKind, NodeKind, Topology};
+use crate::hardware::Fabric;
+use crate::units::{Dollars, Watts};
+
+/// Counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Materials {
+    /// Devices.
+    pub devices: u64,
+    /// Network cards.
+    pub nics: u64,
+    /// Switches of the scale-out network by tier.
+    pub switches: BTreeMap<u8, u64>,
+    /// Switches of scale-up domains.
+    pub scale_up_switches: u64,
+    /// Cables by kind.
+    pub cables: BTreeMap<LinkKind, u64>,
+    /// Optical modules: one at each end of an optical cable.
+    pub transceivers: u64,
+}
+
+impl Materials {
+    /// Switches of all tiers of the scale-out network.
+    #[must_use]
+    pub fn total_switches(&self) -> u64 {
+        self.switches.values().sum()
+    }
+}
+
+/// Unit prices and powers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UnitCosts {
+    /// One switch.
+    pub switch_price: Dollars,
+    /// One switch in training.
+    pub switch_power: Watts,
+    /// One optical module.
+    pub transceiver_price: Dollars,
+    /// One optical module.
+    pub transceiver_power: Watts,
+}
+
+impl UnitCosts {
+    /// Those of a catalogue fabric; a price the catalogue does not have is `None`.
+    #[must_use]
+    pub fn of(fabric: &Fabric) -> Option<Self> {
+        Some(Self {
+            switch_price: fabric.switch.price.as_ref()?.value,
+            switch_power: fabric.switch.power.value,
+            transceiver_price: fabric.transceiver.price.as_ref()?.value,
+            transceiver_power: fabric.transceiver.power.value,
+        })
+    }
+}
+
+/// Price and power of the counted parts of the scale-out network.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Totals {
+    /// Switches and optical modules.
+    pub price: Dollars,
+    /// Switches and optical modules.
+    pub power: Watts,
+}
+
+/// Counts a network.
+#[must_use]
+pub fn count(topology: &Topology) -> Materials {
+    let mut materials = Materials::default();
+    for vertex in topology.graph.node_weights() {
+        match vertex.kind {
+            NodeKind::Device => materials.devices += 1,
+            NodeKind::Nic => materials.nics += 1,
+            NodeKind::Switch(tier) => *materials.switches.entry(tier).or_default() += 1,
+            NodeKind::ScaleUpSwitch => materials.scale_up_switches += 1,
+            NodeKind::Host | NodeKind::Router => {}
+        }
+    }
+    for edge in topology.graph.edge_references() {
+        let link = edge.weight();
+        *materials.cables.entry(link.kind).or_default() += u64::from(link.cables);
+        if link.kind == LinkKind::Optical {
+            materials.transceivers += 2 * u64::from(link.cables);
+        }
+    }
+    materials
+}
+
+impl Materials {
+    /// Price and power at unit costs.
+    #[must_use]
+    pub fn totals(&self, unit: &UnitCosts) -> Totals {
+        let (switches, modules) = (self.total_switches() as f64, self.transceivers as f64);
+        Totals {
+            price: unit.switch_price * switches + unit.transceiver_price * modules,
+            power: unit.switch_power * switches + unit.transceiver_power * modules,
+        }
+    }
+}

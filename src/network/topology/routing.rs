@@ -1,0 +1,161 @@
+//! Shortest paths, and which of several equal ones a flow takes.
+//!
+//! Between two endpoints all shortest paths (fewest hops) are equal; a flow takes one by a hash of
+//! its endpoints and a label (ECMP: what switches do), the same one every time. Rails come first by
+//! construction: in a rail-optimised network the shortest path to the same card index of another
+//! node stays on one leaf, and a message for another card index is first handed over inside the
+//! node ([`Route::rail_local`], what NCCL calls PXN).
+//!
+//! Distances are found by a breadth-first search from the destination and kept, so that many flows
+//! to one destination cost one search.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use petgraph::graph::{EdgeIndex, NodeIndex};
+use petgraph::visit::EdgeRef;
+
+use super::{NodeKind, Topology};
+use crate::error::{Error, Result};
+use crate::units::Seconds;
+
+/// A direction of a link: the index that bandwidth sharing knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hop {
+    /// The link.
+    pub link: EdgeIndex<u32>,
+    /// From the edge's first node to its second.
+    pub forward: bool,
+}
+
+impl Hop {
+    /// Dense index of the directed link: two per edge.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.link.index() * 2 + usize::from(!self.forward)
+    }
+}
+
+/// A path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// Its directed links in order.
+    pub hops: Vec<Hop>,
+}
+
+impl Route {
+    /// Sum of the links' latencies.
+    #[must_use]
+    pub fn latency(&self, topology: &Topology) -> Seconds {
+        self.hops
+            .iter()
+            .filter_map(|hop| topology.graph.edge_weight(hop.link))
+            .map(|link| link.latency)
+            .sum()
+    }
+
+    /// Whether the path crosses no tier above the leaves.
+    #[must_use]
+    pub fn rail_local(&self, topology: &Topology) -> bool {
+        self.hops.iter().all(|hop| {
+            topology.graph.edge_endpoints(hop.link).is_none_or(|(a, b)| {
+                [a, b].iter().all(|node| {
+                    !matches!(
+                        topology.graph.node_weight(*node).map(|v| v.kind),
+                        Some(NodeKind::Switch(2..) | NodeKind::Router)
+                    )
+                })
+            })
+        })
+    }
+}
+
+/// Finds routes; keeps the distances to the destinations it was asked for.
+#[derive(Debug)]
+pub struct Router<'a> {
+    topology: &'a Topology,
+    distances: BTreeMap<u32, Vec<u16>>,
+}
+
+/// A 64-bit mixer (splitmix64's finaliser, Steele et al. 2014): a deterministic stand-in for a
+/// switch's ECMP hash.
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+impl<'a> Router<'a> {
+    /// A router over a network.
+    #[must_use]
+    pub fn new(topology: &'a Topology) -> Self {
+        Self { topology, distances: BTreeMap::new() }
+    }
+
+    fn distances(&mut self, to: NodeIndex<u32>) -> &[u16] {
+        let topology = self.topology;
+        self.distances.entry(to.index() as u32).or_insert_with(|| {
+            let mut distance = vec![u16::MAX; topology.graph.node_count()];
+            let mut queue = VecDeque::from([to]);
+            distance[to.index()] = 0;
+            while let Some(node) = queue.pop_front() {
+                let next = distance[node.index()] + 1;
+                for neighbour in topology.graph.neighbors(node) {
+                    if distance[neighbour.index()] == u16::MAX {
+                        distance[neighbour.index()] = next;
+                        queue.push_back(neighbour);
+                    }
+                }
+            }
+            distance
+        })
+    }
+
+    /// The path of the flow `label` between two nodes.
+    ///
+    /// # Errors
+    /// The two are not connected.
+    pub fn route(&mut self, from: NodeIndex<u32>, to: NodeIndex<u32>, label: u64) -> Result<Route> {
+        let topology = self.topology;
+        let distance = self.distances(to);
+        if distance.get(from.index()).is_none_or(|d| *d == u16::MAX) {
+            return Err(Error::Unsupported(format!(
+                "{}: {} and {} are not connected",
+                topology.title,
+                topology.name(from),
+                topology.name(to)
+            )));
+        }
+        let mut hops = Vec::with_capacity(usize::from(distance[from.index()]));
+        let mut at = from;
+        let flow = mix(mix(from.index() as u64) ^ mix((to.index() as u64) << 32) ^ label);
+        while at != to {
+            let closer = distance[at.index()] - 1;
+            // Edges in index order, so that the choice does not depend on adjacency order; by
+            // capacity first, as switches hash over the members of a trunk.
+            let mut candidates: Vec<_> = topology
+                .graph
+                .edges(at)
+                .filter(|e| distance[e.target().index()] == closer)
+                .map(|e| (e.id(), e.target(), u64::from(e.weight().cables)))
+                .collect();
+            candidates.sort_by_key(|(id, _, _)| id.index());
+            let members: u64 = candidates.iter().map(|(_, _, cables)| cables).sum();
+            let mut pick = mix(flow ^ mix(at.index() as u64)) % members.max(1);
+            let mut next = None;
+            for (id, target, cables) in candidates {
+                if pick < cables {
+                    next = Some((id, target));
+                    break;
+                }
+                pick -= cables;
+            }
+            let Some((link, target)) = next else {
+                return Err(Error::Internal("a node on a shortest path has no next hop".into()));
+            };
+            let forward = topology.graph.edge_endpoints(link).is_some_and(|(a, _)| a == at);
+            hops.push(Hop { link, forward });
+            at = target;
+        }
+        Ok(Route { hops })
+    }
+}
