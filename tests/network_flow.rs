@@ -1,5 +1,7 @@
 //! Bandwidth sharing: the fast solver against the textbook, and what max-min fairness means.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
 use proptest::prelude::*;
 use trainyard::network::flow::{Problem, completion_times, oracle, rates};
 

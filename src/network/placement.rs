@@ -70,7 +70,7 @@ impl Placement {
                 (0..ranks).map(|r| Slot { node: r % nodes, local: r / nodes }).collect()
             }
             Strategy::RailAware { group } => {
-                if group == 0 || per_node % group != 0 {
+                if group == 0 || !per_node.is_multiple_of(group) {
                     return Err(Error::Unsupported(format!(
                         "groups of {group} ranks do not fill nodes of {per_node} devices"
                     )));

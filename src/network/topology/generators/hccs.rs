@@ -90,7 +90,7 @@ pub fn build_two_level(p: &TwoLevel, nodes: u32) -> Result<Topology> {
             p.nodes, p.devices
         )));
     }
-    if p.first == 0 || p.second % p.first != 0 {
+    if p.first == 0 || !p.second.is_multiple_of(p.first) {
         return Err(refuse(format!(
             "{} second-level switches do not make {} planes",
             p.second, p.first

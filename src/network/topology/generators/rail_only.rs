@@ -35,7 +35,7 @@ impl Parameters {
 /// # Errors
 /// The devices do not fill whole domains, or a rail does not fit into its tiers.
 pub fn build(p: &Parameters) -> Result<Topology> {
-    if p.domain == 0 || p.devices % p.domain != 0 {
+    if p.domain == 0 || !p.devices.is_multiple_of(p.domain) {
         return Err(refuse(format!("{} devices do not fill domains of {}", p.devices, p.domain)));
     }
     let domains = p.devices / p.domain;
