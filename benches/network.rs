@@ -14,11 +14,11 @@ use trainyard::network::topology::generators::clos::{Parameters, build};
 use trainyard::network::topology::routing::Router;
 
 fn fat_tree(hosts: u32) -> Topology {
-    // Spines of 512 ports and more: 32 down and 32 up per leaf.
+    // Spines of 512 ports: every leaf has one cable to each of 32.
     let parameters = Parameters {
         cards_per_leaf: Some(32),
         tiers: Some(2),
-        ..Parameters::fat_tree(hosts, 1, 1024, 50e9)
+        ..Parameters::fat_tree(hosts, 1, 512, 50e9)
     };
     build(&parameters).expect("the network exists")
 }

@@ -1,6 +1,6 @@
 //! Bandwidth sharing: the fast solver against the textbook, and what max-min fairness means.
 
-#![allow(clippy::unwrap_used, clippy::needless_range_loop)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 use proptest::prelude::*;
 use trainyard::network::flow::{Problem, completion_times, oracle, rates};
@@ -50,21 +50,21 @@ fn close(a: f64, b: f64) -> bool {
 fn every_transfer_has_a_bottleneck(problem: &Problem, rates: &[f64]) -> Result<(), TestCaseError> {
     let mut load = vec![0.0; problem.capacity.len()];
     let mut fastest = vec![0.0_f64; problem.capacity.len()];
-    for t in 0..problem.len() {
+    for (t, rate) in rates.iter().enumerate() {
         for (link, weight) in problem.uses_of(t) {
-            load[*link as usize] += weight * rates[t];
-            fastest[*link as usize] = fastest[*link as usize].max(rates[t]);
+            load[*link as usize] += weight * rate;
+            fastest[*link as usize] = fastest[*link as usize].max(*rate);
         }
     }
     for (link, load) in load.iter().enumerate() {
         prop_assert!(*load <= problem.capacity[link] * (1.0 + 1e-9), "link {} is over", link);
     }
-    for t in 0..problem.len() {
-        let limited = rates[t] >= problem.limit[t] * (1.0 - 1e-9);
+    for (t, rate) in rates.iter().enumerate() {
+        let limited = *rate >= problem.limit[t] * (1.0 - 1e-9);
         let held = problem.uses_of(t).iter().any(|(link, _)| {
             let link = *link as usize;
             load[link] >= problem.capacity[link] * (1.0 - 1e-9)
-                && rates[t] >= fastest[link] * (1.0 - 1e-9)
+                && *rate >= fastest[link] * (1.0 - 1e-9)
         });
         prop_assert!(limited || held, "transfer {} could be faster: {:?}", t, rates);
     }
@@ -97,8 +97,7 @@ proptest! {
     #[test]
     fn twice_the_bandwidth_takes_half_the_time(problem in problems()) {
         let mut wide = problem.clone();
-        for (c, l) in wide.capacity.iter_mut().zip(std::iter::repeat(())) {
-            let () = l;
+        for c in &mut wide.capacity {
             *c *= 2.0;
         }
         for l in &mut wide.limit {

@@ -170,6 +170,24 @@ pub fn predict(
     if group.ranks == 1 {
         return Ok(nothing());
     }
+    // Libraries do not choose hierarchical rings, so neither do their tuners choose a protocol for
+    // them: the fastest is taken.
+    if request.protocol.is_none()
+        && matches!(
+            request.algorithm,
+            Some(Algorithm::Hierarchical | Algorithm::HierarchicalOverlapped)
+        )
+    {
+        let mut fastest: Option<Prediction> = None;
+        for protocol in Protocol::ALL {
+            let one = Request { protocol: Some(protocol), ..*request };
+            let prediction = predict(library, transport, &one)?;
+            if fastest.as_ref().is_none_or(|f| prediction.time.get() < f.time.get()) {
+                fastest = Some(prediction);
+            }
+        }
+        return Ok(fastest.unwrap_or_else(nothing));
+    }
     let (algorithm, protocol) = choose(library, transport, request).ok_or_else(|| {
         Error::Unsupported(format!(
             "{} by {} is not an algorithm of {} for {} ranks on {} nodes",
@@ -192,7 +210,7 @@ pub fn predict(
 
     let mut latency = branch.latency(volume.steps_up, volume.chunk);
     let up_rate = request.links.scale_up_bandwidth.get()
-        * library.efficiency(&branch, request.links.scale_up);
+        * library.efficiency(&branch, protocol, request.links.scale_up);
     let up_time = if volume.up > 0.0 { volume.up / up_rate } else { 0.0 };
     let mut net_time = 0.0;
     if let Some(transport) = transport.filter(|_| crosses) {

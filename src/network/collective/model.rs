@@ -171,15 +171,12 @@ impl LibraryModel {
         &self.ring[protocol as usize]
     }
 
-    /// Fraction of the scale-up rate a branch reaches on links of a kind.
+    /// Fraction of the scale-up rate a branch of a protocol reaches on links of a kind.
     #[must_use]
-    pub fn efficiency(&self, branch: &BranchModel, kind: ScaleUpKind) -> f64 {
+    pub fn efficiency(&self, branch: &BranchModel, protocol: Protocol, kind: ScaleUpKind) -> f64 {
         match kind {
-            // The protocols differ on PCI Express as they do on the faster links.
-            ScaleUpKind::Pcie => {
-                let simple = self.ring(Protocol::Simple).efficiency;
-                self.pcie_efficiency * (branch.efficiency / simple).min(1.0)
-            }
+            // A slot is slow enough for every branch to fill it; flags still take their share.
+            ScaleUpKind::Pcie => self.pcie_efficiency * protocol.payload(),
             ScaleUpKind::Switch | ScaleUpKind::Xgmi | ScaleUpKind::Mesh => branch.efficiency,
         }
     }

@@ -190,14 +190,13 @@ pub fn completion_times(problem: &Problem) -> Outcome {
         }
     }
     let mut order: Vec<(u32, u32)> = Vec::with_capacity(transfers);
-    #[expect(clippy::needless_range_loop, reason = "several arrays share the index")]
-    for t in 0..transfers {
+    for (t, limit) in limits.iter().enumerate() {
         let shares = problem.uses_of(t).iter().any(|(link, _)| binding[*link as usize]);
         if shares {
             order.push((root(&mut parent, t as u32), t as u32));
         } else {
             outcome.private += 1;
-            outcome.finish[t] = problem.start[t] + problem.bytes[t] / limits[t];
+            outcome.finish[t] = problem.start[t] + problem.bytes[t] / limit;
         }
     }
     order.sort_unstable();

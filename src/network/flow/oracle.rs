@@ -31,10 +31,9 @@ pub fn rates(problem: &Problem, active: &[bool]) -> Vec<f64> {
                 next = next.min((problem.capacity[link] - load[link]).max(0.0) / weight[link]);
             }
         }
-        #[expect(clippy::needless_range_loop, reason = "several arrays share the index")]
-        for t in 0..transfers {
-            if !frozen[t] {
-                next = next.min(problem.limit[t]);
+        for (limit, frozen) in problem.limit.iter().zip(&frozen) {
+            if !frozen {
+                next = next.min(*limit);
             }
         }
         level = f64::max(level, next);

@@ -256,7 +256,7 @@ kind = "optical"
 
     #[test]
     fn bad_networks_are_refused_with_a_place() {
-        let m = message("[\"b\", \"leaf0\"]", "[\"b\", \"leave0\"]");
+        let m = message("[\"b\", \"leaf0\"]", "[\"b\", \"lef0\"]");
         assert!(m.contains("net.toml:19") && m.contains("did you mean `leaf0`"), "{m}");
         let m = message("50 GB/s", "0 GB/s");
         assert!(m.contains("without bandwidth") && m.contains("net.toml:20"), "{m}");
