@@ -37,6 +37,9 @@ pub struct RunArgs {
     /// Treats a plan that does not fit into memory as an error.
     #[arg(long)]
     require_fit: bool,
+    /// Reports every collective call, and how busy the links between nodes are.
+    #[arg(long)]
+    network: bool,
     /// Reports CPU time and memory of the simulation itself.
     #[arg(long)]
     stats: bool,
@@ -62,7 +65,12 @@ pub fn run(args: &RunArgs, context: &Context, out: &mut dyn Write) -> Result<()>
         document.set(assignment)?;
     }
     let setup = resolve(&document, &catalogue)?;
-    let options = Options { engine: args.engine, no_lump: args.no_lump, stats: args.stats };
+    let options = Options {
+        engine: args.engine,
+        no_lump: args.no_lump,
+        network: args.network,
+        stats: args.stats,
+    };
     let mut result = simulate(&setup, &catalogue, options)?;
     if args.stats {
         result.simulation.cpu_seconds = Some(cpu.elapsed().as_secs_f64());

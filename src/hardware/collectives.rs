@@ -137,6 +137,9 @@ pub struct Branches {
 pub struct DeviceLinks {
     /// Lower-case fragments of the names by which measurements call the device.
     pub matches: Vec<String>,
+    /// Catalogue names of the accelerators it is.
+    #[serde(default)]
+    pub accelerators: Vec<String>,
     /// Specified scale-up bandwidth of one device, one direction.
     pub scale_up: Figure<BytesPerSecond>,
     /// Share of `scale_up` that a group of so many members inside one node can use, where links

@@ -225,6 +225,23 @@ impl Catalogue {
     pub fn collective_library(&self, name: &str) -> Result<&CollectiveLibrary> {
         find(&self.collectives, name)
     }
+    /// The collective library of an accelerator, and the accelerator's links in its terms: that of
+    /// the wanted generation, or the other where there is only one. `None` where the catalogue has
+    /// no constants for the accelerator.
+    #[must_use]
+    pub fn library_of(
+        &self,
+        accelerator: &str,
+        generation: LibraryGeneration,
+    ) -> Option<(&CollectiveLibrary, &DeviceLinks)> {
+        self.collectives
+            .values()
+            .filter_map(|entry| {
+                let named = |d: &&DeviceLinks| d.accelerators.iter().any(|a| a == accelerator);
+                entry.item.devices.iter().find(named).map(|device| (&entry.item, device))
+            })
+            .min_by_key(|(library, _)| library.legacy != (generation == LibraryGeneration::Legacy))
+    }
     /// The current collective library of an accelerator architecture (`hopper`, `cdna3`, ...).
     ///
     /// # Errors

@@ -244,6 +244,8 @@ pub struct Fabric {
     pub aliases: Vec<String>,
     /// Arrangement of the switches.
     pub topology: Topology,
+    /// Catalogue name of the way messages take over it.
+    pub transport: String,
     /// Rate of one port, one direction. A node's card runs at the lower of the two.
     pub link_bandwidth: Figure<BytesPerSecond>,
     /// Fraction of the link rate that large collectives across a few nodes reach.
@@ -317,6 +319,28 @@ impl GradientType {
     }
 }
 
+/// Generation of a collective library, where the catalogue has constants of two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LibraryGeneration {
+    /// NCCL 2.18 (2023) and newer, and what is like it.
+    #[default]
+    Current,
+    /// Older ones.
+    Legacy,
+}
+
+/// How tokens travel to the nodes of their experts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Dispatch {
+    /// One copy per expert, whichever node it is on.
+    #[default]
+    PerExpert,
+    /// One copy per node, which is copied there (`DeepEP`, Hybrid-EP).
+    PerNode,
+}
+
 /// A training framework at a version: what it fuses, overlaps and costs on the host.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -332,6 +356,9 @@ pub struct Stack {
     pub version: String,
     /// Stack this one was derived from, which stands in where this one is left out of a fit.
     pub parent: Option<String>,
+    /// Generation of the collective library it ran on.
+    #[serde(default)]
+    pub collectives: LibraryGeneration,
     /// Name that sources give to all releases; the date of a row then picks the stack.
     pub lineage: Option<String>,
     /// First month of this release, for picking one of a lineage.
@@ -351,6 +378,9 @@ pub struct Stack {
     pub gradient_reduce: GradientType,
     /// Data type of the gradients that are kept between micro-batches.
     pub gradient_store: GradientType,
+    /// How tokens travel to the nodes of their experts.
+    #[serde(default)]
+    pub dispatch: Dispatch,
     /// Which element-wise operators are fused.
     pub fusion: Fusion,
     /// Which communication is overlapped with compute.

@@ -12,7 +12,8 @@ use crate::hardware::{Fabric, Node};
 use crate::program::{Collective, CollectiveCall};
 use crate::units::{Bytes, BytesPerSecond, Seconds};
 
-use super::{CollectiveTimes, GroupShape};
+use super::{CollectiveTime, CollectiveTimes, GroupPlace};
+use crate::error::Result;
 
 /// The model for one kind of node on one fabric.
 #[derive(Clone, Copy, Debug)]
@@ -57,18 +58,18 @@ impl<'a> Levels<'a> {
         Some(Level { base: fabric.base_latency.value, step: fabric.step_latency.value, rate })
     }
 
-    fn per_node(&self, shape: &GroupShape) -> Seconds {
+    fn per_node(&self, place: &GroupPlace) -> Seconds {
         match self.fabric {
-            Some(fabric) if shape.domains > 1 => {
-                fabric.per_node_latency.value * f64::from(shape.nodes)
+            Some(fabric) if place.shape.nodes > 1 => {
+                fabric.per_node_latency.value * f64::from(place.nodes)
             }
             _ => Seconds::ZERO,
         }
     }
 
     /// Time of a pair's transfer.
-    fn pair(&self, bytes: Bytes, shape: &GroupShape) -> Seconds {
-        if shape.domains == 1 {
+    fn pair(&self, bytes: Bytes, place: &GroupPlace) -> Seconds {
+        if place.shape.nodes == 1 {
             let inside = self.inside();
             let rate = self
                 .node
@@ -76,7 +77,7 @@ impl<'a> Levels<'a> {
                 .links
                 .iter()
                 .find(|class| {
-                    let found = |[x, y]: &[u32; 2]| Some((*x.min(y), *x.max(y))) == shape.pair;
+                    let found = |[x, y]: &[u32; 2]| Some((*x.min(y), *x.max(y))) == place.pair;
                     class.pairs.iter().any(found)
                 })
                 .map_or(inside.rate, |class| {
@@ -105,32 +106,46 @@ fn ring(collective: Collective, members: u32) -> (f64, f64) {
 }
 
 impl CollectiveTimes for Levels<'_> {
-    fn time(&self, call: &CollectiveCall, shape: &GroupShape) -> Seconds {
+    fn time(&self, call: &CollectiveCall, place: &GroupPlace) -> Result<CollectiveTime> {
+        let bytes = call.bytes as f64;
+        let (n, nodes) = (f64::from(place.shape.ranks), f64::from(place.shape.nodes));
+        let (volume, _) = ring(call.collective, place.shape.ranks.max(2));
+        Ok(CollectiveTime {
+            time: self.seconds(call, place),
+            scale_up_bytes: Bytes(if nodes < n { bytes * volume } else { 0.0 }),
+            scale_out_bytes: Bytes(if nodes > 1.0 { bytes * volume } else { 0.0 }),
+            ..CollectiveTime::default()
+        })
+    }
+}
+
+impl Levels<'_> {
+    fn seconds(&self, call: &CollectiveCall, place: &GroupPlace) -> Seconds {
         let bytes = Bytes(call.bytes as f64);
-        if shape.ranks < 2 {
+        if place.shape.ranks < 2 {
             return Seconds::ZERO;
         }
         if call.collective == Collective::SendRecv {
-            return self.pair(bytes, shape);
+            return self.pair(bytes, place);
         }
         let inside = self.inside();
-        let (volume, steps) = ring(call.collective, shape.ranks);
-        if shape.domains == 1 {
+        let (volume, steps) = ring(call.collective, place.shape.ranks);
+        if place.shape.nodes == 1 {
             let flat = inside.base + inside.step * steps + bytes * volume / inside.rate;
             if call.collective == Collective::AllReduce {
-                let depth = f64::from(shape.ranks).log2().ceil();
+                let depth = f64::from(place.shape.ranks).log2().ceil();
                 let tree = inside.base + inside.step * (2.0 * depth) + bytes * 2.0 / inside.rate;
                 return flat.min(tree);
             }
             return flat;
         }
-        let Some(across) = self.across(shape.fewest_per_domain) else {
+        let Some(across) = self.across(place.shape.min_per_node) else {
             return Seconds::ZERO;
         };
-        let per_node = self.per_node(shape);
+        let per_node = self.per_node(place);
         // A flat ring crosses between domains once per domain and round; its slowest link decides.
-        let rounds = steps / f64::from(shape.ranks - 1);
-        let crossings = rounds * f64::from(shape.domains);
+        let rounds = steps / f64::from(place.shape.ranks - 1);
+        let crossings = rounds * f64::from(place.shape.nodes);
         let flat = across.base
             + across.step * crossings
             + inside.step * (steps - crossings).max(0.0)
@@ -138,28 +153,28 @@ impl CollectiveTimes for Levels<'_> {
             + per_node;
         if call.collective == Collective::AllToAll {
             // Only the part for other domains crosses.
-            let other = 1.0 - f64::from(shape.most_per_domain) / f64::from(shape.ranks);
-            let members = f64::from(shape.fewest_per_domain);
+            let other = 1.0 - f64::from(place.shape.max_per_node) / f64::from(place.shape.ranks);
+            let members = f64::from(place.shape.min_per_node);
             let crossing = bytes * other / (across.rate / members);
             return across.base
-                + across.step * f64::from(shape.domains - 1)
+                + across.step * f64::from(place.shape.nodes - 1)
                 + crossing.max(bytes * (volume - other) / inside.rate)
                 + per_node;
         }
         let mut best = flat;
         if call.collective == Collective::AllReduce {
-            let depth = f64::from(shape.domains).log2().ceil()
-                + f64::from(shape.most_per_domain).log2().ceil();
+            let depth = f64::from(place.shape.nodes).log2().ceil()
+                + f64::from(place.shape.max_per_node).log2().ceil();
             let tree = across.base
                 + across.step * (2.0 * depth)
                 + bytes * 2.0 / across.rate.min(inside.rate)
                 + per_node;
             best = best.min(tree);
         }
-        if shape.most_per_domain == shape.fewest_per_domain && shape.most_per_domain > 1 {
+        if place.shape.max_per_node == place.shape.min_per_node && place.shape.max_per_node > 1 {
             // Each member's part crosses on its own share of the cards.
-            let (inner, inner_steps) = ring(call.collective, shape.most_per_domain);
-            let (outer, outer_steps) = ring(call.collective, shape.domains);
+            let (inner, inner_steps) = ring(call.collective, place.shape.max_per_node);
+            let (outer, outer_steps) = ring(call.collective, place.shape.nodes);
             let hierarchical = inside.base
                 + across.base
                 + inside.step * inner_steps

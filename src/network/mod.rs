@@ -1,30 +1,62 @@
-//! The network: from a collective call and the placement of its group to seconds.
+//! The network: from a collective call and the place of its group to seconds.
 //!
-//! [`CollectiveTimes`] is the interface that steps are timed through, with [`Levels`] (latency and
-//! bandwidth per level of the cluster, with a term that grows with the number of nodes) behind it.
-//! The models that will stand behind it next are here, too:
+//! [`CollectiveTimes`] is the interface that steps are timed through. Two models stand behind it:
 //!
-//! * [`collective`] gives the duration of a collective on links that nobody else uses.
-//! * [`topology`] builds graphs of devices, cards and switches, routes over them and counts them.
-//! * [`flow`] shares links among transfers that overlap.
-//! * [`placement`] says which rank sits where; [`variability`] makes links differ.
+//! * [`Fitted`]: algorithms and protocols as the library chooses them, with constants fitted per
+//!   library, architecture and transport ([`collective`]).
+//! * [`Levels`]: latency and bandwidth per level of the cluster, for accelerators whose library the
+//!   catalogue has no constants of.
+//!
+//! Around them: [`placement`] says which rank sits where and [`Sites`] what a group looks like from
+//! there; [`topology`] builds graphs of devices, cards and switches, routes over them and counts
+//! them; [`flow`] shares links among transfers that overlap; [`variability`] makes links differ.
 
 pub mod collective;
+mod contention;
+mod fitted;
 pub mod flow;
 mod levels;
 pub mod placement;
-mod shape;
+mod sites;
 pub mod topology;
 pub mod variability;
 
+pub use contention::{LinkLoad, Pattern, Wires};
+pub use fitted::{Choices, Fitted};
 pub use levels::Levels;
-pub use shape::{GroupShape, Placement};
+pub use sites::{GroupPlace, Sites};
 
+use crate::error::Result;
 use crate::program::CollectiveCall;
-use crate::units::Seconds;
+use crate::units::{Bytes, Seconds};
+
+/// What a call takes, and what it uses on the way.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CollectiveTime {
+    /// From the moment at which the last member is ready until all are done.
+    pub time: Seconds,
+    /// Algorithm, where the model has any.
+    pub algorithm: Option<collective::Algorithm>,
+    /// Protocol, where the model has any.
+    pub protocol: Option<collective::Protocol>,
+    /// Bytes one rank sends over scale-up links.
+    pub scale_up_bytes: Bytes,
+    /// Bytes that leave the busiest scale-up domain.
+    pub scale_out_bytes: Bytes,
+    /// SMs or compute units it occupies; 0 where the model does not know.
+    pub compute_units: f64,
+    /// Bytes one rank reads and writes in its own memory.
+    pub memory_bytes: Bytes,
+    /// Why the prediction lies outside of what was measured; empty where it does not.
+    pub extrapolated: Vec<&'static str>,
+}
 
 /// Times collective calls of a group.
 pub trait CollectiveTimes {
-    /// Time from the moment at which the last member is ready until all are done.
-    fn time(&self, call: &CollectiveCall, shape: &GroupShape) -> Seconds;
+    /// Predicts a call.
+    ///
+    /// # Errors
+    /// The group crosses domains without a network, or the prescribed algorithm is not one for the
+    /// operation.
+    fn time(&self, call: &CollectiveCall, place: &GroupPlace) -> Result<CollectiveTime>;
 }

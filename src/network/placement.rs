@@ -92,6 +92,35 @@ impl Placement {
         Ok(Self { slots, nodes, per_node })
     }
 
+    /// Consecutive ranks fill nodes in the given order.
+    ///
+    /// # Errors
+    /// A node does not exist or is named twice, or the named ones have too little room.
+    pub fn in_order(order: &[u32], ranks: u32, nodes: u32, per_node: u32) -> Result<Self> {
+        let mut seen = BTreeSet::new();
+        for node in order {
+            if *node >= nodes {
+                return Err(Error::Unsupported(format!(
+                    "there is no node {node}: the cluster has nodes 0 to {}",
+                    nodes.saturating_sub(1)
+                )));
+            }
+            if !seen.insert(*node) {
+                return Err(Error::Unsupported(format!("node {node} is named twice")));
+            }
+        }
+        if ranks == 0 || u64::from(ranks) > order.len() as u64 * u64::from(per_node) {
+            return Err(Error::Unsupported(format!(
+                "{} nodes of {per_node} devices have no room for {ranks} ranks",
+                order.len()
+            )));
+        }
+        let slots = (0..ranks)
+            .map(|r| Slot { node: order[(r / per_node) as usize], local: r % per_node })
+            .collect();
+        Ok(Self { slots, nodes, per_node })
+    }
+
     /// Reads a placement: `nodes = ["host-7", "host-2", ...]`, filled in this order by consecutive
     /// ranks. `known` are the cluster's nodes by name, in the order of their numbers.
     ///

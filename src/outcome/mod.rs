@@ -2,10 +2,12 @@
 //! and account come together.
 
 mod durations;
+mod network;
 mod recorded;
 mod result;
 
 pub use durations::{Timed, time_program};
+pub use network::{Meetings, sites_of};
 pub use recorded::{RankReplay, RecordedReplay, recorded_durations, replay_recorded};
 pub use result::*;
 
@@ -47,6 +49,8 @@ pub struct Options {
     pub engine: Engine,
     /// Replay every rank instead of classes of equal ranks.
     pub no_lump: bool,
+    /// Report every call and the load of links.
+    pub network: bool,
     /// Report on the simulation itself, which may differ where results do not.
     pub stats: bool,
 }
@@ -222,6 +226,7 @@ fn assemble(
             peak_stage: memory.0,
             by_class: memory.1.into(),
         },
+        network: network::network_info(setup, program, &timed.meetings, step, options.network)?,
         run: RunInfo {
             tokens: scenario.run.tokens,
             steps,

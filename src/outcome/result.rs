@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::plan::{Recompute, Schedule};
+use crate::program::Collective;
 use crate::workload::Memory;
 
 /// Version of the result's layout.
@@ -38,6 +39,8 @@ pub struct RunResult {
     pub throughput: Throughput,
     /// Device memory.
     pub memory: MemoryInfo,
+    /// Communication.
+    pub network: NetworkInfo,
     /// The whole run.
     pub run: RunInfo,
     /// Energy.
@@ -296,4 +299,81 @@ pub struct Assumption {
     pub date: Option<String>,
     /// Why.
     pub note: Option<String>,
+}
+
+/// How communication was timed, and what it does to the links.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct NetworkInfo {
+    /// `algorithms` or `levels`.
+    pub model: String,
+    /// Collective library whose constants were used.
+    pub library: Option<String>,
+    /// Way between nodes.
+    pub transport: Option<String>,
+    /// Extra time of calls because groups share links between nodes, per rank and step, in
+    /// seconds; overlapped or not.
+    pub contention_seconds: f64,
+    /// Every call of a step, where asked for.
+    pub calls: Option<Vec<CallInfo>>,
+    /// Links between nodes by their place in the network, where asked for.
+    pub tiers: Option<Vec<TierInfo>>,
+    /// The busiest links, where asked for.
+    pub worst_links: Option<Vec<LinkInfo>>,
+}
+
+/// A collective call of a step, in the slowest of its groups.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct CallInfo {
+    /// Who meets: `tensor`, `parameter shard`, ...
+    pub family: String,
+    /// What for.
+    pub call: String,
+    /// Pattern.
+    pub collective: Collective,
+    /// Size as nccl-tests counts it.
+    pub bytes: u64,
+    /// Members.
+    pub ranks: u32,
+    /// Scale-up domains they sit on.
+    pub domains: u32,
+    /// Times a member makes it in a step.
+    pub per_step: u64,
+    /// Duration of one, without waiting for members, in seconds.
+    pub seconds: f64,
+    /// Algorithm.
+    pub algorithm: Option<String>,
+    /// Protocol.
+    pub protocol: Option<String>,
+    /// Bytes one rank sends inside its domain.
+    pub scale_up_bytes: f64,
+    /// Bytes that leave a domain.
+    pub scale_out_bytes: f64,
+    /// Share of its cards' rate that the group gets on links shared with other groups.
+    pub share_of_rate: f64,
+    /// Part of `seconds` that is due to sharing.
+    pub contention_seconds: f64,
+}
+
+/// Links of one kind.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct TierInfo {
+    /// Kinds of the two ends, in the direction of travel.
+    pub tier: String,
+    /// Directed links.
+    pub links: u64,
+    /// Bytes of a step over what the links could carry in it, mean over links.
+    pub mean_utilisation: f64,
+    /// The same, of the busiest.
+    pub max_utilisation: f64,
+}
+
+/// A busy link.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct LinkInfo {
+    /// Its two ends, in the direction of travel.
+    pub link: String,
+    /// Bytes of a step.
+    pub bytes: f64,
+    /// Over what it could carry in it.
+    pub utilisation: f64,
 }

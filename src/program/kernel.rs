@@ -190,7 +190,9 @@ impl Kernel {
 }
 
 /// Pattern of a collective call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Collective {
     /// Every member ends with the sum.
@@ -220,6 +222,16 @@ impl fmt::Display for Collective {
     }
 }
 
+/// How items of an all-to-all spread, where an item for several members of a node crosses to that
+/// node once and is copied there (`DeepEP`, Hybrid-EP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Fanout {
+    /// Members that each item goes to; the call's bytes count every copy.
+    pub copies: u32,
+    /// Most nodes that an item goes to (node-limited routing); 0 for no limit.
+    pub nodes: u32,
+}
+
 /// A collective call: what and how much.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CollectiveCall {
@@ -229,6 +241,8 @@ pub struct CollectiveCall {
     pub collective: Collective,
     /// Size as nccl-tests counts it: the whole buffer (gathered output, scattered input).
     pub bytes: u64,
+    /// Pattern of an exchange that sends an item only once to each node.
+    pub fanout: Option<Fanout>,
     /// Transfer time of a recorded call, until a what-if re-times it.
     pub recorded: Option<Nanos>,
 }

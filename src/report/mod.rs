@@ -1,5 +1,9 @@
 //! Results for people.
 
+mod network;
+
+pub use network::network_text;
+
 use std::fmt::Write as _;
 
 use crate::outcome::{RunResult, Scope};
@@ -130,6 +134,15 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
             bar(seconds / step)
         );
     }
+
+    if result.network.contention_seconds > 0.0 {
+        let _ = writeln!(
+            t,
+            "  collectives take {} longer per rank because groups share links",
+            human_time(Seconds(result.network.contention_seconds))
+        );
+    }
+    t.push_str(&network_text(&result.network));
 
     let memory = &result.memory;
     let verdict = if memory.fits { "fits" } else { "DOES NOT FIT" };

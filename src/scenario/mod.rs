@@ -11,7 +11,8 @@ pub use resolve::{Account, Setup, resolve};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::hardware::AttentionKernel;
+use crate::hardware::{AttentionKernel, Dispatch};
+use crate::network::collective::{Algorithm, Protocol};
 use crate::plan::{Axis, Recompute, Schedule};
 use crate::program::Precision;
 use crate::workload::ModelShape;
@@ -34,6 +35,9 @@ pub struct Scenario {
     pub training: TrainingTable,
     /// On what.
     pub cluster: ClusterTable,
+    /// How messages travel.
+    #[serde(default)]
+    pub network: NetworkTable,
     /// With which software.
     pub software: SoftwareTable,
     /// Divided how.
@@ -97,6 +101,90 @@ fn one() -> u32 {
     1
 }
 
+/// `[network]`: how messages travel over the cluster's fabric.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkTable {
+    /// How collectives are timed; by `algorithms` if the catalogue has constants for the
+    /// accelerator, otherwise by `levels`.
+    pub model: Option<NetworkModel>,
+    /// Name of a transport of the catalogue; that of the fabric if absent.
+    pub transport: Option<String>,
+    /// Which rank sits where.
+    pub placement: PlacementStrategy,
+    /// Ranks that stay together under `rail_aware` placement (default `plan.tensor_parallel`).
+    pub placement_group: Option<u32>,
+    /// Nodes in the order in which ranks fill them, counted from 0, for `block` placement.
+    pub node_order: Option<Vec<u32>>,
+    /// Algorithm of all-reduces; the library's choice if absent.
+    pub all_reduce: Option<Algorithm>,
+    /// Algorithm of all-gathers and reduce-scatters.
+    pub gather_scatter: Option<Algorithm>,
+    /// Algorithm of all-to-alls.
+    pub all_to_all: Option<Algorithm>,
+    /// Protocol of collectives.
+    pub protocol: Option<Protocol>,
+    /// Large all-reduces are added up in the scale-up switch; as the node can if absent.
+    pub in_switch_reduction: Option<bool>,
+    /// Host-facing over spine-facing bandwidth of a leaf; that of the fabric if absent.
+    pub oversubscription: Option<f64>,
+    /// How flows choose among equal paths.
+    pub routing: Routing,
+    /// How far links fall short of their rate.
+    pub variability: LinkVariability,
+}
+
+/// How collectives are timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkModel {
+    /// By algorithm and protocol, as the library chooses them.
+    Algorithms,
+    /// By latency and bandwidth per level of the cluster.
+    Levels,
+}
+
+/// Which rank sits where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PlacementStrategy {
+    /// Consecutive ranks fill a node before the next.
+    #[default]
+    Block,
+    /// Consecutive ranks go to consecutive nodes.
+    Strided,
+    /// Groups of ranks stay together, consecutive groups go to consecutive nodes.
+    RailAware,
+    /// As block, over nodes in a random order drawn from the seed.
+    Random,
+}
+
+/// How flows choose among equal paths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Routing {
+    /// Packets are spread over all of them (adaptive routing).
+    #[default]
+    Spread,
+    /// Every flow takes one by a hash (ECMP), so some links carry two and others none.
+    Hashed,
+}
+
+/// How far links fall short of their rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkVariability {
+    /// Every link at its rate.
+    #[default]
+    None,
+    /// A dedicated cluster: a few percent.
+    Healthy,
+    /// A cluster shared with other jobs: around half.
+    SharedCluster,
+    /// Some a third slower than the rest.
+    Bimodal,
+}
+
 /// `[software]`: a stack, and switches that replace its own.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -124,6 +212,9 @@ pub struct SoftwareTable {
     /// Keys and values of context parallelism travel beside the attention kernel.
     #[serde(default)]
     pub overlap_context: Option<bool>,
+    /// How tokens travel to the nodes of their experts.
+    #[serde(default)]
+    pub dispatch: Option<Dispatch>,
     /// Largest overlapped gradient message in MB.
     #[serde(default)]
     pub bucket_mb: Option<f64>,

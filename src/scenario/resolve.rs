@@ -2,14 +2,17 @@
 
 use crate::error::{Error, InputError, PlanError, Result};
 use crate::hardware::{
-    Accelerator, AttentionKernel, Catalogue, Fabric, GradientType, Grid, Node, PriceSheet, Stack,
+    Accelerator, AttentionKernel, Catalogue, CollectiveLibrary, DeviceLinks, Dispatch, Fabric,
+    GradientType, Grid, Node, PriceSheet, Stack, Transport,
 };
 use crate::input::Document;
+use crate::network::Choices;
+use crate::network::placement::{Placement, Strategy};
 use crate::plan::{DEFAULT_ORDER, Plan, PlanRequest, Sharding};
 use crate::program::Precision;
 use crate::workload::{Model, Recipe};
 
-use super::{DEFAULT_GRID, Scenario, ShardingScheme, limits};
+use super::{DEFAULT_GRID, NetworkModel, PlacementStrategy, Scenario, ShardingScheme, limits};
 
 /// A scenario whose names are looked up and whose plan multiplies out.
 #[derive(Clone, Debug)]
@@ -24,6 +27,8 @@ pub struct Setup<'a> {
     pub node: &'a Node,
     /// Network between nodes.
     pub fabric: Option<&'a Fabric>,
+    /// How messages travel, with names looked up.
+    pub network: Network<'a>,
     /// Software.
     pub stack: &'a Stack,
     /// Devices used.
@@ -36,6 +41,21 @@ pub struct Setup<'a> {
     pub recipe: Recipe,
     /// Prices and grid.
     pub account: Account<'a>,
+}
+
+/// What collectives are timed with.
+#[derive(Clone, Debug)]
+pub struct Network<'a> {
+    /// Collective library and the accelerator's links in its terms; `None`: by levels.
+    pub library: Option<(&'a CollectiveLibrary, &'a DeviceLinks)>,
+    /// Way between nodes.
+    pub transport: Option<&'a Transport>,
+    /// What the scenario prescribes.
+    pub choices: Choices,
+    /// The fabric with the scenario's oversubscription.
+    pub fabric: Option<Fabric>,
+    /// Places of the ranks.
+    pub placement: Placement,
 }
 
 /// What costs and emissions are computed with.
@@ -202,12 +222,16 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         gradient_store: gradient(stack.gradient_store),
         gather_bits: table.gather_bits.unwrap_or(if wide { 32 } else { 16 }),
         reduce_bits: table.reduce_bits.filter(|bits| *bits < 16),
+        dispatch_per_node: software.dispatch.unwrap_or(stack.dispatch) == Dispatch::PerNode,
     };
     for (key, bits) in [("gather_bits", table.gather_bits), ("reduce_bits", table.reduce_bits)] {
         if bits.is_some_and(|bits| ![4, 8, 16].contains(&bits)) {
             return Err(at(&format!("plan.{key}"), "must be 16, 8 or 4", None));
         }
     }
+
+    let network = network(&scenario, catalogue, node, fabric, stack, devices)
+        .map_err(|(key, error)| place(key, error))?;
 
     let accounts = &scenario.account;
     let prices = match &accounts.prices {
@@ -227,11 +251,112 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         accelerator,
         node,
         fabric,
+        network,
         stack,
         devices,
         plan,
         recipe,
     })
+}
+
+/// Looks up what `[network]` names, and puts ranks on nodes.
+///
+/// # Errors
+/// The key that is wrong, and why.
+fn network<'a>(
+    scenario: &Scenario,
+    catalogue: &'a Catalogue,
+    node: &'a Node,
+    fabric: Option<&'a Fabric>,
+    stack: &'a Stack,
+    devices: u32,
+) -> std::result::Result<Network<'a>, (&'static str, Error)> {
+    let table = &scenario.network;
+    let refuse = |key, message: &str| Err((key, Error::Unsupported(message.to_owned())));
+    let library = match table.model {
+        Some(NetworkModel::Levels) => None,
+        wanted => {
+            let found = catalogue.library_of(&node.accelerator, stack.collectives);
+            if wanted.is_some() && found.is_none() {
+                return refuse(
+                    "network.model",
+                    &format!("the catalogue has no collective library for {}", node.accelerator),
+                );
+            }
+            found
+        }
+    };
+    let by_levels = library.is_none();
+    for (key, given) in [
+        ("network.all_reduce", table.all_reduce.is_some()),
+        ("network.gather_scatter", table.gather_scatter.is_some()),
+        ("network.all_to_all", table.all_to_all.is_some()),
+        ("network.protocol", table.protocol.is_some()),
+        ("network.transport", table.transport.is_some()),
+        ("network.in_switch_reduction", table.in_switch_reduction.is_some()),
+    ] {
+        if given && by_levels {
+            return refuse(key, "has no effect where collectives are timed by levels");
+        }
+    }
+    let transport = match (&table.transport, fabric) {
+        (Some(name), Some(_)) => {
+            Some(catalogue.transport(name).map_err(|e| ("network.transport", e))?)
+        }
+        (Some(_), None) => {
+            return refuse("network.transport", "has no effect, since no fabric is named");
+        }
+        (None, Some(fabric)) => {
+            Some(catalogue.transport(&fabric.transport).map_err(|e| ("cluster.fabric", e))?)
+        }
+        (None, None) => None,
+    };
+    let mut fabric = fabric.cloned();
+    if let Some(ratio) = table.oversubscription {
+        if !(ratio.is_finite() && (1.0..=64.0).contains(&ratio)) {
+            return refuse("network.oversubscription", "must be between 1 and 64");
+        }
+        match &mut fabric {
+            Some(fabric) => fabric.oversubscription.value.0 = ratio,
+            None => {
+                return refuse(
+                    "network.oversubscription",
+                    "has no effect, since no fabric is named",
+                );
+            }
+        }
+    }
+    if table.in_switch_reduction == Some(true) && !node.scale_up.in_switch_reduction {
+        return refuse("network.in_switch_reduction", "the node's switches cannot reduce");
+    }
+    let group = table.placement_group.unwrap_or(scenario.plan.tensor_parallel);
+    if table.placement_group.is_some() && table.placement != PlacementStrategy::RailAware {
+        return refuse("network.placement_group", "needs placement = \"rail_aware\"");
+    }
+    let strategy = match table.placement {
+        PlacementStrategy::Block => Strategy::Block,
+        PlacementStrategy::Strided => Strategy::Strided,
+        PlacementStrategy::RailAware => Strategy::RailAware { group },
+        PlacementStrategy::Random => Strategy::Random { seed: scenario.seed },
+    };
+    let nodes = scenario.cluster.nodes;
+    let placement = match &table.node_order {
+        Some(_) if table.placement != PlacementStrategy::Block => {
+            return refuse("network.node_order", "needs placement = \"block\"");
+        }
+        Some(order) => Placement::in_order(order, devices, nodes, node.devices)
+            .map_err(|e| ("network.node_order", e))?,
+        None => Placement::new(strategy, devices, nodes, node.devices)
+            .map_err(|e| ("network.placement", e))?,
+    };
+    let choices = Choices {
+        all_reduce: table.all_reduce,
+        gather_scatter: table.gather_scatter,
+        all_to_all: table.all_to_all,
+        protocol: table.protocol,
+        no_in_switch: table.in_switch_reduction == Some(false),
+    };
+    Ok(Network { library, transport, choices, fabric, placement })
 }
 
 fn plan_error(document: &Document, error: &PlanError) -> Error {

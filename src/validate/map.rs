@@ -5,8 +5,8 @@ use crate::hardware::{Accelerator, Catalogue, Stack};
 use crate::plan::{Recompute, Schedule};
 use crate::program::Precision;
 use crate::scenario::{
-    AccountTable, ClusterTable, ModelTable, PlanTable, RunTable, Scenario, ShardingScheme,
-    SoftwareTable, TrainingTable,
+    AccountTable, ClusterTable, ModelTable, NetworkTable, PlanTable, RunTable, Scenario,
+    ShardingScheme, SoftwareTable, TrainingTable,
 };
 
 use super::grammar::{self, Group};
@@ -114,6 +114,7 @@ pub(super) fn map(
             devices: Some(degrees.devices),
             fabric: fabric.map(|f| f.name.clone()),
         },
+        network: NetworkTable::default(),
         software: software(spec, stack, &mut assumed),
         plan,
         run: RunTable::default(),
@@ -475,6 +476,7 @@ fn recompute(
 
 fn software(spec: &RowSpec, stack: &Stack, assumed: &mut Vec<String>) -> SoftwareTable {
     let mut software = SoftwareTable {
+        dispatch: None,
         stack: stack.name.clone(),
         attention: None,
         dropout: None,

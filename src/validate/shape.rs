@@ -44,6 +44,7 @@ pub(super) fn embedded_models() -> Models {
         let moe = number("moe_experts").filter(|n| *n > 1).and_then(|experts| {
             let expert_hidden = number("moe_d_ff")?;
             Some(MoeShape {
+                node_limit: 0,
                 experts,
                 top_k: number("moe_topk")?,
                 expert_hidden,

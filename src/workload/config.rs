@@ -123,6 +123,9 @@ pub struct MoeShape {
     pub experts: u32,
     /// Experts that a token is sent to.
     pub top_k: u32,
+    /// Nodes that a token's experts are on at most (node-limited routing); 0 for no limit.
+    #[serde(default)]
+    pub node_limit: u32,
     /// Width of one expert.
     pub expert_hidden: u32,
     /// Width of the expert that every token passes (all shared experts together); 0 for none.

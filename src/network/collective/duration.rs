@@ -105,6 +105,18 @@ fn volume(request: &Request, algorithm: Algorithm, bytes: f64) -> Volume {
                     chunk: bytes,
                 };
             }
+            if let Some(fanout) = request.fanout.filter(|f| f.copies > 1 && group.nodes > 1) {
+                let copies = f64::from(fanout.copies);
+                let within = if fanout.nodes > 0 { nodes.min(fanout.nodes.into()) } else { nodes };
+                let distinct = within * (1.0 - (1.0 - 1.0 / within).powf(copies));
+                return Volume {
+                    steps_up: r - 1.0,
+                    steps_net: 1.0,
+                    up: bytes * (r - 1.0) / r,
+                    net: bytes / copies * distinct * (nodes - 1.0) / nodes * r,
+                    chunk: bytes / n,
+                };
+            }
             let remote = bytes * (n - r) / n;
             let local = bytes * (r - 1.0) / n;
             // The first of two hops brings the remote share to the member on the right rail; one

@@ -39,6 +39,10 @@
 //! | in-switch reduction and tree | 2 log2 N | S | as tree |
 //! | hierarchical ring | 2(r-1) and 2(N-1) | 2S(r-1)/r | 2S(N-1)/N |
 //! | all-to-all | n-1 messages | S(r-1)/n | rS(n-r)/n |
+//! | all-to-all, items of `k` copies cross once per node | n-1 messages | S(r-1)/r | rS D (N-1)/(N k) |
+//!
+//! `D = N' (1 - (1 - 1/N')^k)` is the expected number of distinct nodes among `k` destinations that
+//! are spread evenly over `N' = min(N, node limit)` nodes.
 //!
 //! The ring step count is the reason why a group's time grows with its ranks although the ring's
 //! volume does not (2,046 steps at 1,024 ranks); `per_node` is what measurements of large groups
@@ -51,10 +55,12 @@ pub mod tuner;
 pub use duration::{Prediction, predict};
 pub use model::{BranchModel, LibraryModel, TransportModel, TunerModel};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::hardware::ScaleUpKind;
+use crate::program::Fanout;
 use crate::units::{Bytes, BytesPerSecond};
 
 /// What is done.
@@ -133,7 +139,9 @@ impl Operation {
 }
 
 /// How it is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Algorithm {
     /// One ring through all ranks (several in parallel, one per channel).
@@ -173,7 +181,9 @@ impl Algorithm {
 }
 
 /// How bytes and flags travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// 4 bytes of data with 4 bytes of flag: lowest latency, half the bandwidth.
@@ -297,6 +307,8 @@ pub struct Request {
     pub no_in_switch: bool,
     /// Compressed on the wire.
     pub compression: Option<Compression>,
+    /// Items of an all-to-all cross once per node.
+    pub fanout: Option<Fanout>,
 }
 
 impl Request {
@@ -312,6 +324,7 @@ impl Request {
             protocol: None,
             no_in_switch: false,
             compression: None,
+            fanout: None,
         }
     }
 }

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::hardware::{Fusion, GradientType, Overlap};
 use crate::plan::{Axis, Pass, Plan, Sharding};
 use crate::program::{
-    Action, CallId, Collective, CollectiveCall, Dimension, Family, FamilyId, Groups, HostWork,
-    Kernel, KernelClass, KernelId, LaneId, LaneKind, Op, OpId, Phase, Program, Template,
+    Action, CallId, Collective, CollectiveCall, Dimension, Family, FamilyId, Fanout, Groups,
+    HostWork, Kernel, KernelClass, KernelId, LaneId, LaneKind, Op, OpId, Phase, Program, Template,
     TemplateBuilder, TemplateId, Work,
 };
 
@@ -36,6 +36,8 @@ pub struct Recipe {
     pub gather_bits: u32,
     /// Bits of a gradient on the wire, where it is quantised for the reduction.
     pub reduce_bits: Option<u32>,
+    /// Tokens for several experts of a node cross to it once.
+    pub dispatch_per_node: bool,
 }
 
 /// Elements that share one fp32 scale in quantised messages (ZeRO++, arXiv 2306.10209, 3.1).
@@ -292,7 +294,14 @@ impl<'a> Lowering<'a> {
     }
 
     fn call(&mut self, name: &str, collective: Collective, bytes: u64) -> CallId {
-        let call = CollectiveCall { name: name.to_owned(), collective, bytes, recorded: None };
+        // The only all-to-all is the exchange between experts.
+        let fanout = self
+            .model
+            .moe
+            .filter(|_| collective == Collective::AllToAll && self.recipe.dispatch_per_node)
+            .map(|moe| Fanout { copies: moe.top_k, nodes: moe.node_limit });
+        let call =
+            CollectiveCall { name: name.to_owned(), collective, bytes, fanout, recorded: None };
         if let Some(id) = self.calls.get(&call) {
             return *id;
         }
