@@ -34,6 +34,10 @@ pub struct RunArgs {
     /// Replays every rank instead of classes of equal ranks; the result is the same.
     #[arg(long)]
     no_lump: bool,
+    /// Leaves out what operations that overlap take from each other: faster, and too optimistic
+    /// where communication is hidden behind compute.
+    #[arg(long)]
+    frozen_rates: bool,
     /// Treats a plan that does not fit into memory as an error.
     #[arg(long)]
     require_fit: bool,
@@ -68,7 +72,7 @@ pub fn run(args: &RunArgs, context: &Context, out: &mut dyn Write) -> Result<()>
     let options = Options {
         engine: args.engine,
         no_lump: args.no_lump,
-        network: args.network,
+        frozen_rates: args.frozen_rates, network: args.network,
         stats: args.stats,
     };
     let mut result = simulate(&setup, &catalogue, options)?;

@@ -481,6 +481,8 @@ pub struct InTraining {
     pub kernels: Figure<Ratio>,
     /// Collectives.
     pub collectives: Figure<Ratio>,
+    /// How much longer a transfer takes while a kernel runs beside it: 0.2 for a fifth.
+    pub beside_compute: Figure<Ratio>,
 }
 
 /// Memory that is not tensors of the model.

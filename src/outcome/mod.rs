@@ -1,11 +1,13 @@
 //! From a resolved scenario to its result: the one place where workload, timing, network, replay
 //! and account come together.
 
+mod demands;
 mod durations;
 mod network;
 mod recorded;
 mod result;
 
+pub use demands::demands_of;
 pub use durations::{Timed, time_program};
 pub use network::{Meetings, sites_of};
 pub use recorded::{RankReplay, RecordedReplay, recorded_durations, replay_recorded};
@@ -49,6 +51,8 @@ pub struct Options {
     pub engine: Engine,
     /// Replay every rank instead of classes of equal ranks.
     pub no_lump: bool,
+    /// Leave out what operations that overlap take from each other.
+    pub frozen_rates: bool,
     /// Report every call and the load of links.
     pub network: bool,
     /// Report on the simulation itself, which may differ where results do not.
@@ -96,8 +100,13 @@ pub fn simulate(setup: &Setup<'_>, catalogue: &Catalogue, options: Options) -> R
     } else {
         Lumping::coarsest(&program, &timed.durations)
     };
-    let outcome = match options.engine {
-        Engine::Sweep => replay::sweep(&program, &timed.durations, &lumping)?,
+    let outcome = if options.frozen_rates {
+        match options.engine {
+            Engine::Sweep => replay::sweep(&program, &timed.durations, &lumping)?,
+        }
+    } else {
+        let demands = demands_of(setup, &program, &timed.meetings);
+        replay::sweep_coupled(&program, &timed.durations, &lumping, &demands)?.0
     };
     if outcome.step.0 <= 0 {
         return Err(Error::Internal("the step takes no time".into()));
@@ -255,7 +264,7 @@ fn assemble(
         },
         simulation: SimulationInfo {
             engine: options.engine.name().to_owned(),
-            rates: "frozen".to_owned(),
+            rates: if options.frozen_rates { "frozen" } else { "coupled" }.to_owned(),
             ranks: program.world_size() as u64,
             operation_instances: program.operation_instances(),
             lanes: options.stats.then_some(outcome.lanes as u64),

@@ -34,6 +34,29 @@ pub struct Meetings {
     pub extrapolated: BTreeMap<&'static str, Vec<String>>,
 }
 
+impl Meetings {
+    /// A value per call and class of group, by family and call; empty where a family makes no such
+    /// call.
+    pub(super) fn each<T>(
+        &self,
+        value: impl Fn(&CollectiveTime, &GroupPlace) -> T,
+    ) -> Vec<Vec<Vec<T>>> {
+        self.predicted
+            .iter()
+            .zip(&self.places)
+            .zip(&self.times)
+            .map(|((predicted, places), times)| {
+                let of = |call: usize| {
+                    predicted.get(&call).map_or_else(Vec::new, |times| {
+                        times.iter().zip(places).map(|(time, place)| value(time, place)).collect()
+                    })
+                };
+                (0..times.len()).map(of).collect()
+            })
+            .collect()
+    }
+}
+
 /// The model of the setup's network.
 fn model<'a>(setup: &'a Setup<'_>) -> Box<dyn CollectiveTimes + 'a> {
     let network = &setup.network;

@@ -36,6 +36,8 @@ pub struct Lumping {
     pub first_lane: Vec<u32>,
     /// By family: distinct groups of lanes; a lane is in at most one group of a family.
     pub groups: Vec<Vec<LaneGroup>>,
+    /// By family and lane: its group in `groups`, `u32::MAX` for none.
+    group_of_lane: Vec<Vec<u32>>,
 }
 
 impl Lumping {
@@ -107,7 +109,7 @@ impl Lumping {
         let first_lane = (0..=program.templates.len() as u32)
             .map(|t| template.partition_point(|other| other.0 < t) as u32)
             .collect();
-        let groups = program
+        let groups: Vec<Vec<LaneGroup>> = program
             .families
             .iter()
             .enumerate()
@@ -128,7 +130,26 @@ impl Lumping {
                 set.into_iter().collect()
             })
             .collect();
-        Self { lane_of_rank, weight, template, first_lane, groups }
+        let group_of_lane = groups
+            .iter()
+            .map(|groups| {
+                let mut of = vec![u32::MAX; weight.len()];
+                for (g, group) in groups.iter().enumerate() {
+                    for lane in &group.lanes {
+                        of[*lane as usize] = g as u32;
+                    }
+                }
+                of
+            })
+            .collect();
+        Self { lane_of_rank, weight, template, first_lane, groups, group_of_lane }
+    }
+
+    /// Class of the group of a family that a lane is in.
+    #[must_use]
+    pub fn class_of_lane(&self, family: usize, lane: u32) -> Option<u16> {
+        let group = *self.group_of_lane.get(family)?.get(lane as usize)?;
+        self.groups[family].get(group as usize).map(|g| g.class)
     }
 
     /// Number of lanes.

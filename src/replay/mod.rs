@@ -6,10 +6,12 @@
 //! same bits, lumped or not.
 
 mod breakdown;
+mod coupling;
 mod lumping;
 mod sweep;
 
 pub use breakdown::{Breakdown, Category};
+pub use coupling::{Demand, Demands, Extra, Iterations, settle};
 pub use lumping::{LaneGroup, Lumping};
 pub use sweep::Sweep;
 
@@ -93,14 +95,42 @@ pub struct Outcome {
 /// The program cannot finish (a defect of whatever built it); the message names the operations
 /// that wait for each other. Or its times do not fit into 64 bits of nanoseconds.
 pub fn sweep(program: &Program, durations: &Durations, lumping: &Lumping) -> Result<Outcome> {
-    let too_long = || Error::Unsupported("the step takes longer than can be counted".into());
+    countable(program, durations)?;
+    let sweep = Sweep::run(program, durations, lumping)?;
+    finished(&sweep, program)
+}
+
+/// Replays one step with operations that slow each other down where they overlap; see [`settle`].
+///
+/// # Errors
+/// As for [`sweep`].
+pub fn sweep_coupled(
+    program: &Program,
+    durations: &Durations,
+    lumping: &Lumping,
+    demands: &Demands,
+) -> Result<(Outcome, Iterations)> {
+    countable(program, durations)?;
+    let (sweep, iterations) = settle(program, durations, lumping, demands)?;
+    Ok((finished(&sweep, program)?, iterations))
+}
+
+fn too_long() -> Error {
+    Error::Unsupported("the step takes longer than can be counted".into())
+}
+
+/// Whether no path can exceed 64 bits of nanoseconds.
+fn countable(program: &Program, durations: &Durations) -> Result<()> {
     // No path is longer than all operations one after another, each as long as the longest.
     let operations: usize = program.templates.iter().map(|template| template.ops.len()).sum();
     let longest = i128::from(durations.longest().0);
     if longest * operations as i128 > i128::from(i64::MAX) / 2 {
         return Err(too_long());
     }
-    let sweep = Sweep::run(program, durations, lumping)?;
+    Ok(())
+}
+
+fn finished(sweep: &Sweep<'_>, program: &Program) -> Result<Outcome> {
     sweep.step().0.checked_mul(program.world_size() as i64).ok_or_else(too_long)?;
     Ok(sweep.outcome())
 }

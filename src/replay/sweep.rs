@@ -11,6 +11,7 @@ use crate::program::{Action, FamilyId, HostWork, OpId, Program};
 use crate::units::Nanos;
 
 use super::breakdown::{self, Breakdown};
+use super::coupling::Extra;
 use super::{Durations, Lumping, Outcome};
 
 /// Start and end times of every operation of every lane.
@@ -66,6 +67,19 @@ impl<'a> Sweep<'a> {
         durations: &'a Durations,
         lumping: &'a Lumping,
     ) -> Result<Self> {
+        Self::run_with(program, durations, lumping, None)
+    }
+
+    /// Evaluates the program with operations that take longer than their nominal durations.
+    ///
+    /// # Errors
+    /// As for [`Self::run`].
+    pub fn run_with(
+        program: &'a Program,
+        durations: &'a Durations,
+        lumping: &'a Lumping,
+        extra: Option<&Extra>,
+    ) -> Result<Self> {
         let mut run = Self {
             program,
             durations,
@@ -106,7 +120,7 @@ impl<'a> Sweep<'a> {
         let mut queued = vec![true; run.templates.len()];
         while let Some(t) = queue.pop() {
             queued[t] = false;
-            while let Some(family) = run.advance(t, &mut cursors[t]) {
+            while let Some(family) = run.advance(t, &mut cursors[t], extra) {
                 // The template has reached a meeting: hold it if everybody is there.
                 let component =
                     components[family.index()].iter().find(|c| c.templates.contains(&t));
@@ -120,7 +134,7 @@ impl<'a> Sweep<'a> {
                     .iter()
                     .all(|other| cursors[*other].waiting[family.index()].is_some())
                 {
-                    run.hold(family, component, &mut cursors);
+                    run.hold(family, component, &mut cursors, extra);
                     for other in &component.templates {
                         if !queued[*other] {
                             queued[*other] = true;
@@ -138,7 +152,12 @@ impl<'a> Sweep<'a> {
 
     /// Moves a template's cursors until it reaches a meeting it has not announced yet (returned)
     /// or nothing moves.
-    fn advance(&mut self, t: usize, cursors: &mut Cursors) -> Option<FamilyId> {
+    fn advance(
+        &mut self,
+        t: usize,
+        cursors: &mut Cursors,
+        extra: Option<&Extra>,
+    ) -> Option<FamilyId> {
         let template = &self.program.templates[t];
         loop {
             let mut moved = false;
@@ -165,7 +184,8 @@ impl<'a> Sweep<'a> {
                             let duration = self.durations.kernels[kernel.index()].0;
                             let times = &mut self.templates[t];
                             for lane in i * times.lanes..(i + 1) * times.lanes {
-                                times.end[lane] = times.start[lane] + duration;
+                                let more = extra.map_or(0, |e| e.by_template[t][lane]);
+                                times.end[lane] = times.start[lane] + duration + more;
                             }
                             cursors.done[i] = true;
                             cursors.lane_done[lane] += 1;
@@ -258,16 +278,25 @@ impl<'a> Sweep<'a> {
     }
 
     /// All templates of a component have reached their meeting: evaluate it.
-    fn hold(&mut self, family: FamilyId, component: &Component, cursors: &mut [Cursors]) {
+    fn hold(
+        &mut self,
+        family: FamilyId,
+        component: &Component,
+        cursors: &mut [Cursors],
+        extra: Option<&Extra>,
+    ) {
         let f = family.index();
         for g in &component.groups {
             let group = &self.lumping.groups[f][*g];
             let mut start = i64::MIN;
             let mut duration = 0;
+            // The slowest member decides.
+            let mut more = 0;
             for member in &group.lanes {
                 let (t, lane, i) = self.locate(*member, f, cursors);
                 let times = &self.templates[t];
                 start = start.max(times.start[i * times.lanes + lane]);
+                more = more.max(extra.map_or(0, |e| e.by_template[t][i * times.lanes + lane]));
                 if let Action::Meet { call, .. } = self.program.templates[t].ops[i].action {
                     let by_class = &self.durations.meetings[f][call.index()];
                     duration = by_class.get(group.class as usize).map_or(0, |d| d.0);
@@ -277,7 +306,7 @@ impl<'a> Sweep<'a> {
                 let (t, lane, i) = self.locate(*member, f, cursors);
                 let times = &mut self.templates[t];
                 times.start[i * times.lanes + lane] = start;
-                times.end[i * times.lanes + lane] = start + duration;
+                times.end[i * times.lanes + lane] = start + duration + more;
             }
         }
         for t in &component.templates {

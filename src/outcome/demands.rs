@@ -1,0 +1,37 @@
+//! What a step's kernels and calls ask of their device: the input of coupled rates.
+
+use crate::program::{Program, Work};
+use crate::replay::{Demand, Demands};
+use crate::scenario::Setup;
+
+use super::network::Meetings;
+
+/// Demands of a program on a setup's hardware.
+#[must_use]
+pub fn demands_of(setup: &Setup<'_>, program: &Program, meetings: &Meetings) -> Demands {
+    let units = setup.accelerator.compute_units.as_ref().map(|figure| figure.value.0);
+    let bandwidth = setup.accelerator.memory.bandwidth.value;
+    let by_call = meetings.each(|predicted, place| {
+        let time = predicted.time.0.max(1e-9);
+        let crossing = predicted.scale_out_bytes.0 / f64::from(place.shape.min_per_node.max(1));
+        let cards = setup.network.fabric.as_ref().map_or(f64::INFINITY, |fabric| {
+            let card = setup.node.nic.bandwidth.value.min(fabric.link_bandwidth.value).0;
+            card * f64::from(setup.node.nic.count) / f64::from(setup.node.devices)
+        });
+        let share = |x: f64| if x.is_finite() { x.clamp(0.0, 1.0) } else { 0.0 };
+        Demand {
+            units: units.map_or(0.0, |all| share(predicted.compute_units / all)),
+            memory: share(predicted.memory_bytes.0 / time / bandwidth.0),
+            cards: share(crossing / time / cards),
+        }
+    });
+    Demands {
+        memory_bound: program
+            .kernels
+            .iter()
+            .map(|kernel| matches!(kernel.work, Work::Stream { .. }))
+            .collect(),
+        meetings: by_call,
+        transfer_slowdown: setup.stack.in_training.beside_compute.value.0,
+    }
+}
