@@ -59,6 +59,7 @@ fn pair() -> Program {
             name: "send".into(),
             collective: Collective::SendRecv,
             bytes: 1,
+            messages: 1,
             fanout: None,
             recorded: None,
         }],

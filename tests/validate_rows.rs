@@ -184,7 +184,8 @@ fn a_new_accelerator_stack_and_model_are_one_file_each() {
 fn fit_rows_are_never_scored() {
     let folder = TempDir::new().expect("folder");
     copy(folder.path(), "stacks", "torchtitan", "torchtitan", |table| {
-        table.insert("fit_rows".into(), vec!["a"].into());
+        let fit: toml::Table = [("ids".to_owned(), vec!["a"].into())].into_iter().collect();
+        table.insert("fit".into(), fit.into());
         table.insert("aliases".into(), vec!["torchtitan"].into());
     });
     let text = format!(

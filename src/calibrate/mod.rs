@@ -4,3 +4,4 @@ pub mod collectives;
 pub mod fabric;
 pub mod least_squares;
 pub mod nccl_log;
+pub mod stack;

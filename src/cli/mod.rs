@@ -8,12 +8,14 @@ mod completions;
 mod hw;
 mod run;
 mod schema;
+mod stack;
 mod topo;
 mod trace;
 mod validate;
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -74,6 +76,8 @@ enum CalibrateCommand {
     Collectives(collectives::CalibrateCollectives),
     /// A fabric's transport, from logs of nccl-tests or rccl-tests.
     Fabric(collectives::CalibrateFabric),
+    /// Software stack, from measured training steps.
+    Stack(stack::CalibrateStack),
 }
 
 /// What commands share.
@@ -130,6 +134,9 @@ pub fn main() -> ExitCode {
         Command::Calibrate(CalibrateCommand::Fabric(args)) => context
             .catalogue()
             .and_then(|catalogue| collectives::calibrate_fabric(&args, &catalogue, &mut out)),
+        Command::Calibrate(CalibrateCommand::Stack(args)) => context
+            .catalogue()
+            .and_then(|catalogue| stack::calibrate_stack(&args, &catalogue, &mut out)),
         Command::Schema(args) => schema::run(&args, &mut out),
         Command::Completions(args) => completions::run(&args, &mut out),
     };
@@ -166,4 +173,24 @@ pub(crate) fn write_file(path: &std::path::Path, contents: &[u8]) -> Result<()> 
     let partial = path.with_file_name(name);
     std::fs::write(&partial, contents).map_err(|e| Error::io("write", &partial, e))?;
     std::fs::rename(&partial, path).map_err(|e| Error::io("rename to", path, e))
+}
+
+/// Largest table that is read.
+const LARGEST_FILE: u64 = 512 * 1024 * 1024;
+
+/// Reads a table whole.
+fn read_table(path: &Path) -> Result<Vec<u8>> {
+    let refuse = |kind, why: &str| Error::io("read", path, std::io::Error::new(kind, why));
+    if path.is_dir() {
+        let why = "it is a directory, and a CSV file is expected";
+        return Err(refuse(std::io::ErrorKind::IsADirectory, why));
+    }
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let mut bytes = Vec::new();
+    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        let why = "it is larger than 512 MiB; split it";
+        return Err(refuse(std::io::ErrorKind::FileTooLarge, why));
+    }
+    Ok(bytes)
 }

@@ -72,7 +72,8 @@ pub fn run(args: &RunArgs, context: &Context, out: &mut dyn Write) -> Result<()>
     let options = Options {
         engine: args.engine,
         no_lump: args.no_lump,
-        frozen_rates: args.frozen_rates, network: args.network,
+        frozen_rates: args.frozen_rates,
+        network: args.network,
         stats: args.stats,
     };
     let mut result = simulate(&setup, &catalogue, options)?;

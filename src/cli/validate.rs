@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
@@ -15,7 +14,7 @@ use crate::validate::{
 };
 
 use super::collectives::{self, ValidateCollectives};
-use super::{Context, Format, stdout_error, write_file, write_json};
+use super::{Context, Format, read_table, stdout_error, write_file, write_json};
 
 /// Options of `trainyard validate`.
 #[derive(Debug, Args)]
@@ -172,25 +171,6 @@ pub fn run_validate(args: &ValidateArgs, context: &Context, out: &mut dyn Write)
             write_json(out, &report)
         }
     }
-}
-
-/// Largest table that is read.
-const LARGEST_FILE: u64 = 512 * 1024 * 1024;
-
-fn read_table(path: &Path) -> Result<Vec<u8>> {
-    let refuse = |kind, why: &str| Error::io("read", path, std::io::Error::new(kind, why));
-    if path.is_dir() {
-        let why = "it is a directory, and a CSV file is expected";
-        return Err(refuse(std::io::ErrorKind::IsADirectory, why));
-    }
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    let mut bytes = Vec::new();
-    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        let why = "it is larger than 512 MiB; split it";
-        return Err(refuse(std::io::ErrorKind::FileTooLarge, why));
-    }
-    Ok(bytes)
 }
 
 fn scenario_of(rows: &[Row], id: &str, predictor: &Predictor<'_>) -> Result<String> {

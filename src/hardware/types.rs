@@ -366,9 +366,9 @@ pub struct Stack {
     /// Frameworks without an entry that this one is closest to; such predictions are marked.
     #[serde(default)]
     pub stands_in_for: Vec<String>,
-    /// Validation rows that figures of this file were fitted on; they are never scored.
+    /// The fit behind figures of this file; its rows are never scored.
     #[serde(default)]
-    pub fit_rows: Vec<String>,
+    pub fit: StackFit,
     /// How it is run where a source does not say.
     #[serde(default)]
     pub defaults: StackDefaults,
@@ -387,6 +387,9 @@ pub struct Stack {
     pub overlap: Overlap,
     /// Largest message of the data-parallel gradient reduction.
     pub bucket: Figure<Bytes>,
+    /// Updated parameters are broadcast by one owner after the other instead of gathered: what each
+    /// turn takes besides the transfer (host loop, start of the kernel, filling its pipeline).
+    pub broadcast_turn: Option<Figure<Seconds>>,
     /// What the host spends.
     pub host: HostCosts,
     /// What kernels and collectives reach inside a training step.
@@ -415,6 +418,28 @@ pub struct StackDefaults {
     pub compiled: Option<String>,
     /// Why these.
     pub note: Option<String>,
+}
+
+/// What figures of a stack were fitted on.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StackFit {
+    /// Method, and the command that repeats it.
+    pub method: String,
+    /// Which rows, in words.
+    pub rows: String,
+    /// Date of the fit.
+    pub date: String,
+    /// Keys of the fitted figures.
+    pub parameters: Vec<String>,
+    /// Number of rows.
+    pub count: u64,
+    /// Median of the absolute relative error of these rows, percent.
+    pub median_error_pct: f64,
+    /// 90th percentile of the same, percent.
+    pub p90_error_pct: f64,
+    /// The rows' ids.
+    pub ids: Vec<String>,
 }
 
 /// Which element-wise operators are one kernel.

@@ -210,7 +210,9 @@ pub fn time_meetings(setup: &Setup<'_>, program: &Program) -> Result<Meetings> {
                         names.push(call.name.clone());
                     }
                 }
-                times[index].push((time.time / slowdown).to_nanos());
+                let turns = f64::from(call.messages.saturating_sub(1));
+                let turn = setup.stack.broadcast_turn.as_ref().map_or(Seconds::ZERO, |f| f.value);
+                times[index].push((time.time / slowdown + turn * turns).to_nanos());
                 if place.share < 1000 {
                     let alone = network.time(call, &GroupPlace { share: 1000, ..place.clone() })?;
                     extra.push((time.time - alone.time) / slowdown);

@@ -241,6 +241,9 @@ pub struct CollectiveCall {
     pub collective: Collective,
     /// Size as nccl-tests counts it: the whole buffer (gathered output, scattered input).
     pub bytes: u64,
+    /// Consecutive messages the bytes are cut into; the library pipelines them, but each takes a
+    /// turn of its own.
+    pub messages: u32,
     /// Pattern of an exchange that sends an item only once to each node.
     pub fanout: Option<Fanout>,
     /// Transfer time of a recorded call, until a what-if re-times it.

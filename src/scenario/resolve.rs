@@ -222,6 +222,7 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         gradient_store: gradient(stack.gradient_store),
         gather_bits: table.gather_bits.unwrap_or(if wide { 32 } else { 16 }),
         reduce_bits: table.reduce_bits.filter(|bits| *bits < 16),
+        refresh_by_broadcast: stack.broadcast_turn.is_some(),
         dispatch_per_node: software.dispatch.unwrap_or(stack.dispatch) == Dispatch::PerNode,
     };
     for (key, bits) in [("gather_bits", table.gather_bits), ("reduce_bits", table.reduce_bits)] {

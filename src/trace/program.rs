@@ -149,6 +149,7 @@ pub fn recorded_program(ranks: &[RankTrace]) -> Result<RecordedProgram> {
             name: matched.op.name().to_owned(),
             collective: pattern(matched.op),
             bytes: 0,
+            messages: 1,
             fanout: None,
             recorded: Some(Nanos(shortest)),
         });

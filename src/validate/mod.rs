@@ -60,7 +60,7 @@ pub fn run(rows: Vec<Row>, catalogue: &Catalogue) -> Vec<Outcome> {
     let fit_rows: BTreeSet<&str> = catalogue
         .stacks
         .values()
-        .flat_map(|entry| entry.item.fit_rows.iter().map(String::as_str))
+        .flat_map(|entry| entry.item.fit.ids.iter().map(String::as_str))
         .collect();
     rows.into_par_iter()
         .map(|row| {

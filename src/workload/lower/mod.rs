@@ -36,6 +36,8 @@ pub struct Recipe {
     pub gather_bits: u32,
     /// Bits of a gradient on the wire, where it is quantised for the reduction.
     pub reduce_bits: Option<u32>,
+    /// Every owner broadcasts its updated parameters, one after the other.
+    pub refresh_by_broadcast: bool,
     /// Tokens for several experts of a node cross to it once.
     pub dispatch_per_node: bool,
 }
@@ -294,14 +296,24 @@ impl<'a> Lowering<'a> {
     }
 
     fn call(&mut self, name: &str, collective: Collective, bytes: u64) -> CallId {
+        self.call_in(name, collective, bytes, 1)
+    }
+
+    fn call_in(&mut self, name: &str, collective: Collective, bytes: u64, messages: u32) -> CallId {
         // The only all-to-all is the exchange between experts.
         let fanout = self
             .model
             .moe
             .filter(|_| collective == Collective::AllToAll && self.recipe.dispatch_per_node)
             .map(|moe| Fanout { copies: moe.top_k, nodes: moe.node_limit });
-        let call =
-            CollectiveCall { name: name.to_owned(), collective, bytes, fanout, recorded: None };
+        let call = CollectiveCall {
+            name: name.to_owned(),
+            collective,
+            bytes,
+            messages,
+            fanout,
+            recorded: None,
+        };
         if let Some(id) = self.calls.get(&call) {
             return *id;
         }
@@ -538,7 +550,12 @@ impl<'a> Lowering<'a> {
                 if let Some(family) = family {
                     let shard = count.div_ceil(u64::from(sharding.parameters));
                     let bytes = self.recipe.gather_bytes(shard);
-                    let call = self.call("parameter refresh", Collective::AllGather, bytes);
+                    let call = if self.recipe.refresh_by_broadcast {
+                        let owners = (sharding.optimizer / sharding.parameters).max(1);
+                        self.call_in("parameter refresh", Collective::Broadcast, bytes, owners)
+                    } else {
+                        self.call("parameter refresh", Collective::AllGather, bytes)
+                    };
                     builder.data(family, call, true);
                 }
             }

@@ -1,0 +1,220 @@
+//! Fits a stack's parameters to measured training steps.
+//!
+//! What is minimised is the sum over rows of the robust loss of `ln(predicted / measured)`, each
+//! base with the same weight whatever its number of rows, plus a prior per parameter: its value in
+//! the catalogue, with the standard deviation of [`Parameter::prior_sigma`] in the logarithm. So a
+//! parameter that the rows say nothing about stays where it was, and the report says so.
+
+mod parameters;
+mod select;
+mod write;
+
+use std::collections::BTreeMap;
+
+use nalgebra::DMatrix;
+use rayon::prelude::*;
+
+pub use parameters::Parameter;
+pub use select::{COLUMNS, Condition};
+pub use write::{Record, rewrite};
+
+use super::least_squares::{cauchy, minimise};
+use crate::error::{Error, Result};
+use crate::hardware::Catalogue;
+use crate::validate::{Outcome, Predictor, Row, Status, error_of};
+
+/// Residual (of the logarithm) at which a row begins to count as an outlier: software drift and
+/// unstated switches move a row by about as much (a median of 5.9 % between releases).
+const OUTLIER: f64 = 0.06;
+
+/// Standard deviation of a row's logarithm that the prior is weighed against.
+const ROW_SIGMA: f64 = 0.05;
+
+/// A parameter after a fit; base units.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// Which.
+    pub parameter: Parameter,
+    /// In the catalogue before.
+    pub before: f64,
+    /// Fitted.
+    pub value: f64,
+    /// Relative standard deviation of the estimate, from the curvature at the optimum.
+    pub relative_sigma: f64,
+    /// Share of the prior's variance that the rows removed: near 0 the rows say nothing, near 1
+    /// they determine it.
+    pub identified: f64,
+    /// It stands at a bound of its plausible range.
+    pub at_bound: bool,
+}
+
+/// A fit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fit {
+    /// Stack.
+    pub stack: String,
+    /// Parameters.
+    pub estimates: Vec<Estimate>,
+    /// Correlation of the estimates, row by row.
+    pub correlation: Vec<Vec<f64>>,
+    /// Identities of the rows.
+    pub rows: Vec<String>,
+    /// Absolute relative errors of the rows before, and after.
+    pub errors: (Vec<f64>, Vec<f64>),
+}
+
+/// Errors `ln(predicted / measured)` of rows with a catalogue; `None` where a row is not predicted.
+fn residuals(catalogue: &Catalogue, rows: &[&Row]) -> Vec<Option<f64>> {
+    let predictor = Predictor::new(catalogue);
+    rows.par_iter()
+        .map(|row| {
+            let prediction = predictor.predict(row.spec.as_ref().ok()?);
+            if prediction.status != Status::Ok {
+                return None;
+            }
+            let outcome = Outcome {
+                labels: row.labels.clone(),
+                family: String::new(),
+                measured: row.measured,
+                prediction,
+                fitted: false,
+            };
+            error_of(&outcome).map(|e| (1.0 + e).ln()).filter(|e| e.is_finite())
+        })
+        .collect()
+}
+
+/// Rows that belong to a stack: those that are predicted with it and have a measured time.
+#[must_use]
+pub fn rows_of_stack<'r>(catalogue: &Catalogue, stack: &str, rows: &'r [Row]) -> Vec<&'r Row> {
+    let predictor = Predictor::new(catalogue);
+    let uses = |row: &&Row| {
+        row.labels.scored
+            && row.spec.as_ref().is_ok_and(|spec| {
+                let prediction = predictor.predict(spec);
+                prediction.status == Status::Ok && prediction.stack.as_deref() == Some(stack)
+            })
+    };
+    rows.par_iter().filter(uses).collect()
+}
+
+/// Fits parameters of a stack to rows.
+///
+/// # Errors
+/// The stack is unknown or lacks a parameter, or no row is predicted.
+pub fn fit(
+    catalogue: &Catalogue,
+    stack: &str,
+    parameters: &[Parameter],
+    rows: &[&Row],
+) -> Result<Fit> {
+    let entry = catalogue.stack(stack)?;
+    let name = entry.name.clone();
+    let mut start = Vec::with_capacity(parameters.len());
+    for parameter in parameters {
+        start.push(parameter.get(entry).ok_or_else(|| {
+            Error::Unsupported(format!("stack `{name}` has no figure `{}`", parameter.key()))
+        })?);
+    }
+    let first = residuals(catalogue, rows);
+    let used: Vec<&Row> =
+        rows.iter().zip(&first).filter(|(_, e)| e.is_some()).map(|(row, _)| *row).collect();
+    if used.is_empty() {
+        return Err(Error::Missing(format!(
+            "none of the {} rows is predicted and has a measured time",
+            rows.len()
+        )));
+    }
+    let mut per_base: BTreeMap<&str, f64> = BTreeMap::new();
+    for row in &used {
+        *per_base.entry(row.labels.base.as_str()).or_default() += 1.0;
+    }
+    let weights: Vec<f64> =
+        used.iter().map(|row| 1.0 / per_base[row.labels.base.as_str()].sqrt()).collect();
+    let bounded = |x: &[f64]| -> Vec<f64> {
+        x.iter().zip(parameters).map(|(x, p)| x.exp().clamp(p.bounds().0, p.bounds().1)).collect()
+    };
+    let evaluate = |values: &[f64]| -> Vec<Option<f64>> {
+        let mut trial = catalogue.clone();
+        if let Some(entry) = trial.stacks.get_mut(&name) {
+            for (parameter, value) in parameters.iter().zip(values) {
+                parameter.set(&mut entry.item, *value);
+            }
+        }
+        residuals(&trial, &used)
+    };
+    let prior: Vec<f64> = start.iter().map(|v| v.ln()).collect();
+    let cost = |x: &[f64]| -> Vec<f64> {
+        let mut all: Vec<f64> = evaluate(&bounded(x))
+            .into_iter()
+            .zip(&weights)
+            .map(|(e, w)| cauchy(e.unwrap_or(3.0), OUTLIER) * w / ROW_SIGMA)
+            .collect();
+        // Bounds are clamps in the model; here they push back, so that the optimum is unique.
+        all.extend(x.iter().zip(&prior).zip(parameters).map(|((x, prior), p)| {
+            let (low, high) = p.bounds();
+            let beyond = (x - high.ln()).max(0.0) - (low.ln() - x).max(0.0);
+            (x - prior) / p.prior_sigma() + 100.0 * beyond
+        }));
+        all
+    };
+    let (x, _) = minimise(&cost, &prior, 25);
+    let values = bounded(&x);
+
+    let covariance = covariance(&cost, &x);
+    let sigma = |i: usize| covariance[(i, i)].max(0.0).sqrt();
+    let estimates = parameters
+        .iter()
+        .enumerate()
+        .map(|(i, parameter)| {
+            let (low, high) = parameter.bounds();
+            let share = (sigma(i) / parameter.prior_sigma()).powi(2);
+            Estimate {
+                parameter: *parameter,
+                before: start[i],
+                value: values[i],
+                relative_sigma: sigma(i),
+                identified: (1.0 - share).clamp(0.0, 1.0),
+                at_bound: values[i] <= low * 1.001 || values[i] >= high * 0.999,
+            }
+        })
+        .collect();
+    let correlation = (0..parameters.len())
+        .map(|i| {
+            (0..parameters.len())
+                .map(|j| covariance[(i, j)] / (sigma(i) * sigma(j)).max(1e-300))
+                .collect()
+        })
+        .collect();
+    let relative = |residuals: Vec<Option<f64>>| -> Vec<f64> {
+        residuals.into_iter().flatten().map(|e| (e.exp() - 1.0).abs()).collect()
+    };
+    Ok(Fit {
+        stack: name.clone(),
+        estimates,
+        correlation,
+        rows: used.iter().map(|row| row.labels.id.clone()).collect(),
+        errors: (relative(first), relative(evaluate(&values))),
+    })
+}
+
+/// Inverse of `J^T J` at the optimum: the covariance of the logarithms, since residuals are in
+/// units of their standard deviations.
+fn covariance(cost: &dyn Fn(&[f64]) -> Vec<f64>, x: &[f64]) -> DMatrix<f64> {
+    let n = x.len();
+    let columns: Vec<Vec<f64>> = (0..n)
+        .map(|i| {
+            let step = 1e-3;
+            let mut probe = x.to_vec();
+            probe[i] += step;
+            let up = cost(&probe);
+            probe[i] = x[i] - step;
+            let down = cost(&probe);
+            up.iter().zip(&down).map(|(a, b)| (a - b) / (2.0 * step)).collect()
+        })
+        .collect();
+    let rows = columns.first().map_or(0, Vec::len);
+    let jacobian = DMatrix::from_fn(rows, n, |r, c| columns[c][r]);
+    let normal = jacobian.transpose() * jacobian;
+    normal.clone().try_inverse().unwrap_or_else(|| DMatrix::identity(n, n))
+}
