@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use crate::calibrate::stack::leave_one_source_out;
 use crate::error::{Error, Result, nearest_names};
 use crate::validate::{
     EMBEDDED, Errors, Outcome, Predictor, Row, Score, Status, Tables, error_of, run, scores,
@@ -29,6 +30,9 @@ pub struct ValidateArgs {
     /// Prints the scenario of one row, for `trainyard run`, and does nothing else.
     #[arg(long, value_name = "ID", conflicts_with = "predictions")]
     scenario: Option<String>,
+    /// Predicts every row with stacks refitted without its source.
+    #[arg(long, conflicts_with_all = ["scenario", "collectives"])]
+    leave_one_source_out: bool,
     /// Scores the collective model on a table of measured collectives instead of training runs;
     /// rows without a time are predicted only.
     #[arg(long, value_name = "FILE.csv", conflicts_with_all = ["files", "scenario"])]
@@ -144,7 +148,11 @@ pub fn run_validate(args: &ValidateArgs, context: &Context, out: &mut dyn Write)
         let text = scenario_of(&rows, id, &Predictor::new(&catalogue))?;
         return out.write_all(text.as_bytes()).map_err(stdout_error);
     }
-    let outcomes = run(rows, &catalogue);
+    let outcomes = if args.leave_one_source_out {
+        leave_one_source_out(&catalogue, &rows)?
+    } else {
+        run(rows, &catalogue)
+    };
     let scores = scores(&outcomes);
     let reasons = reasons(&outcomes);
     if let Some(path) = &args.predictions {

@@ -432,6 +432,8 @@ pub struct StackFit {
     pub date: String,
     /// Keys of the fitted figures.
     pub parameters: Vec<String>,
+    /// Their values before the fit, which were its priors, in the file's units.
+    pub priors: Vec<f64>,
     /// Number of rows.
     pub count: u64,
     /// Median of the absolute relative error of these rows, percent.

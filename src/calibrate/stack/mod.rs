@@ -9,7 +9,7 @@ mod parameters;
 mod select;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nalgebra::DMatrix;
 use rayon::prelude::*;
@@ -98,6 +98,117 @@ pub fn rows_of_stack<'r>(catalogue: &Catalogue, stack: &str, rows: &'r [Row]) ->
     rows.par_iter().filter(uses).collect()
 }
 
+/// Value of a parameter before anything was fitted to the stack's own rows: the parent's (fitted
+/// or not) if it has one, otherwise its own before its fit, otherwise what its file says.
+#[must_use]
+pub fn prior_of(catalogue: &Catalogue, stack: &str, parameter: Parameter) -> Option<f64> {
+    let entry = &catalogue.stacks.get(stack)?.item;
+    // The stack itself must have the figure.
+    let own = parameter.get(entry)?;
+    if let Some(parent) = &entry.parent
+        && let Some(value) =
+            catalogue.stacks.get(parent).and_then(|parent| parameter.get(&parent.item))
+    {
+        return Some(value);
+    }
+    let fitted = entry.fit.parameters.iter().position(|key| key == parameter.key());
+    let before = fitted.and_then(|i| entry.fit.priors.get(i));
+    Some(before.map_or(own, |before| before * parameter.unit().1))
+}
+
+/// Names of the stacks, parents before those that derive from them.
+#[must_use]
+pub fn parents_first(catalogue: &Catalogue) -> Vec<String> {
+    let depth = |name: &str| {
+        let mut at = name.to_owned();
+        let mut depth = 0;
+        while let Some(parent) =
+            catalogue.stacks.get(&at).and_then(|entry| entry.item.parent.clone())
+        {
+            depth += 1;
+            if depth > catalogue.stacks.len() {
+                break; // A circle; the catalogue's own check reports it.
+            }
+            at = parent;
+        }
+        depth
+    };
+    let mut names: Vec<String> = catalogue.stacks.keys().cloned().collect();
+    names.sort_by_key(|name| (depth(name), name.clone()));
+    names
+}
+
+/// The catalogue with every fitted figure of a stack refitted to those of its rows that `keep`
+/// accepts; where none is left a stack takes over its parent's figures, and a stack without parent
+/// goes back to its priors.
+///
+/// # Errors
+/// As for [`fit`].
+pub fn refit_without(
+    catalogue: &Catalogue,
+    rows: &[Row],
+    keep: &dyn Fn(&Row) -> bool,
+) -> Result<Catalogue> {
+    let mut refitted = catalogue.clone();
+    // Stacks whose figures differ from the catalogue's; their children have other priors.
+    let mut changed: BTreeSet<String> = BTreeSet::new();
+    for name in parents_first(catalogue) {
+        let Some(record) = catalogue.stacks.get(&name).map(|entry| entry.item.fit.clone()) else {
+            continue;
+        };
+        let parameters: Vec<Parameter> =
+            record.parameters.iter().filter_map(|key| Parameter::parse(key)).collect();
+        let all: Vec<&Row> =
+            rows.iter().filter(|row| record.ids.contains(&row.labels.id)).collect();
+        let left: Vec<&Row> = all.iter().copied().filter(|row| keep(row)).collect();
+        let parent = catalogue.stacks.get(&name).and_then(|entry| entry.item.parent.clone());
+        let same_parent = parent.is_none_or(|parent| !changed.contains(&parent));
+        if parameters.is_empty() || (left.len() == all.len() && same_parent) {
+            continue;
+        }
+        changed.insert(name.clone());
+        let inherited = Parameter::ALL
+            .into_iter()
+            .filter(|p| parameters.contains(p))
+            .filter_map(|p| Some((p, prior_of(&refitted, &name, p)?)));
+        let values: Vec<(Parameter, f64)> = if left.is_empty() {
+            inherited.collect()
+        } else {
+            let fitted = fit(&refitted, &name, &parameters, &left)?;
+            fitted.estimates.iter().map(|e| (e.parameter, e.value)).collect()
+        };
+        if let Some(entry) = refitted.stacks.get_mut(&name) {
+            for (parameter, value) in values {
+                parameter.set(&mut entry.item, value);
+            }
+            entry.item.fit.ids = left.iter().map(|row| row.labels.id.clone()).collect();
+        }
+    }
+    Ok(refitted)
+}
+
+/// Predicts every row with a catalogue whose stacks were refitted without the row's source; in the
+/// order of the rows.
+///
+/// # Errors
+/// As for [`fit`].
+pub fn leave_one_source_out(catalogue: &Catalogue, rows: &[Row]) -> Result<Vec<Outcome>> {
+    let sources: BTreeSet<&str> = rows.iter().map(|row| row.labels.source_group.as_str()).collect();
+    let mut outcomes: Vec<(usize, Outcome)> = Vec::with_capacity(rows.len());
+    for source in sources {
+        let without = refit_without(catalogue, rows, &|row| row.labels.source_group != source)?;
+        let (numbers, of_source): (Vec<usize>, Vec<Row>) = rows
+            .iter()
+            .enumerate()
+            .filter(|(_, row)| row.labels.source_group == source)
+            .map(|(i, row)| (i, row.clone()))
+            .unzip();
+        outcomes.extend(numbers.into_iter().zip(crate::validate::run(of_source, &without)));
+    }
+    outcomes.sort_by_key(|(i, _)| *i);
+    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
 /// Fits parameters of a stack to rows.
 ///
 /// # Errors
@@ -112,7 +223,7 @@ pub fn fit(
     let name = entry.name.clone();
     let mut start = Vec::with_capacity(parameters.len());
     for parameter in parameters {
-        start.push(parameter.get(entry).ok_or_else(|| {
+        start.push(prior_of(catalogue, &name, *parameter).ok_or_else(|| {
             Error::Unsupported(format!("stack `{name}` has no figure `{}`", parameter.key()))
         })?);
     }

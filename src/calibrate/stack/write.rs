@@ -76,6 +76,9 @@ pub fn rewrite(text: &str, fit: &Fit, record: &Record) -> Result<String> {
     let names: toml_edit::Array =
         fit.estimates.iter().map(|e| Parameter::key(e.parameter)).collect();
     fitted["parameters"] = value(names);
+    let priors: toml_edit::Array =
+        fit.estimates.iter().map(|e| rounded(e.before / e.parameter.unit().1)).collect();
+    fitted["priors"] = value(priors);
     fitted["count"] = value(fit.rows.len() as i64);
     fitted["median_error_pct"] = value(percent(&fit.errors.1, 0.5));
     fitted["p90_error_pct"] = value(percent(&fit.errors.1, 0.9));
