@@ -406,6 +406,10 @@ pub struct Stack {
 pub struct StackDefaults {
     /// What is recomputed; where that does not fit into memory, the next step that does.
     pub recompute: Option<Recompute>,
+    /// What its "selective" means, if not the attention core.
+    pub selective: Option<Recompute>,
+    /// The most it recomputes where a source does not say, if not everything.
+    pub recompute_at_most: Option<Recompute>,
     /// What is sharded over the replicas.
     pub sharding: Option<ShardingScheme>,
     /// Sequence parallelism is on with tensor parallelism.

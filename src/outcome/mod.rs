@@ -300,6 +300,9 @@ fn recomputed_flops(setup: &Setup<'_>, tokens: f64) -> f64 {
         Recompute::None => 0.0,
         Recompute::Full => (matrices + attention) * tokens,
         Recompute::Selective => attention * tokens,
+        Recompute::Operators => matrices / 2.0 * tokens,
+        // Only the up-projections of latent attention are products, a few percent.
+        Recompute::Modules => 0.0,
     }
 }
 

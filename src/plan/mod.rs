@@ -19,6 +19,12 @@ pub enum Recompute {
     None,
     /// The attention core (Korthikanti et al. 2022, section 5).
     Selective,
+    /// Normalisation, activation functions and the up-projections of latent attention
+    /// (Megatron-Core, `recompute_granularity = selective` with modules).
+    Modules,
+    /// Everything but attention, reductions and every second matrix product (`PyTorch`'s selective
+    /// activation checkpointing by operator, as torchtitan sets it up).
+    Operators,
     /// Every layer, from its input.
     Full,
 }

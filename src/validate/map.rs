@@ -459,8 +459,9 @@ fn recompute(
     plan: &mut PlanTable,
     assumed: &mut Vec<String>,
 ) -> Vec<Recompute> {
+    let selective = stack.defaults.selective.unwrap_or(Recompute::Selective);
     if let Some(stated) = grammar::recompute(&spec.recompute) {
-        plan.recompute = stated;
+        plan.recompute = if stated == Recompute::Selective { selective } else { stated };
         return Vec::new();
     }
     if !spec.recompute.is_empty() {
@@ -468,10 +469,15 @@ fn recompute(
     }
     let default = stack.defaults.recompute.unwrap_or(Recompute::None);
     plan.recompute = default;
-    [Recompute::None, Recompute::Selective, Recompute::Full]
+    let most = stack.defaults.recompute_at_most.unwrap_or(Recompute::Full);
+    let mut ladder: Vec<Recompute> = [Recompute::None, selective, Recompute::Full]
         .into_iter()
         .skip_while(|step| *step != default)
-        .collect()
+        .collect();
+    if let Some(end) = ladder.iter().position(|step| *step == most) {
+        ladder.truncate(end + 1);
+    }
+    ladder
 }
 
 fn software(spec: &RowSpec, stack: &Stack, assumed: &mut Vec<String>) -> SoftwareTable {

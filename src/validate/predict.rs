@@ -263,6 +263,8 @@ fn recompute_name(recompute: Recompute) -> &'static str {
     match recompute {
         Recompute::None => "none",
         Recompute::Selective => "selective",
+        Recompute::Modules => "modules",
+        Recompute::Operators => "operators",
         Recompute::Full => "full",
     }
 }

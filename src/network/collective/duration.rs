@@ -105,15 +105,17 @@ fn volume(request: &Request, algorithm: Algorithm, bytes: f64) -> Volume {
                     chunk: bytes,
                 };
             }
-            if let Some(fanout) = request.fanout.filter(|f| f.copies > 1 && group.nodes > 1) {
+            if let Some(fanout) = request.fanout.filter(|f| f.copies > 1) {
                 let copies = f64::from(fanout.copies);
+                // Expected number of distinct places among the destinations of one item.
+                let distinct = |places: f64| places * (1.0 - (1.0 - 1.0 / places).powf(copies));
+                let items = bytes / copies;
                 let within = if fanout.nodes > 0 { nodes.min(fanout.nodes.into()) } else { nodes };
-                let distinct = within * (1.0 - (1.0 - 1.0 / within).powf(copies));
                 return Volume {
                     steps_up: r - 1.0,
-                    steps_net: 1.0,
-                    up: bytes * (r - 1.0) / r,
-                    net: bytes / copies * distinct * (nodes - 1.0) / nodes * r,
+                    steps_net: if group.nodes > 1 { 1.0 } else { 0.0 },
+                    up: items * distinct(n) * (r - 1.0) / r,
+                    net: items * distinct(within) * (nodes - 1.0) / nodes * r,
                     chunk: bytes / n,
                 };
             }

@@ -39,10 +39,10 @@
 //! | in-switch reduction and tree | 2 log2 N | S | as tree |
 //! | hierarchical ring | 2(r-1) and 2(N-1) | 2S(r-1)/r | 2S(N-1)/N |
 //! | all-to-all | n-1 messages | S(r-1)/n | rS(n-r)/n |
-//! | all-to-all, items of `k` copies cross once per node | n-1 messages | S(r-1)/r | rS D (N-1)/(N k) |
+//! | all-to-all, items of `k` copies sent once per node and rank | n-1 messages | S D(n)(r-1)/(r k) | rS D(N')(N-1)/(N k) |
 //!
-//! `D = N' (1 - (1 - 1/N')^k)` is the expected number of distinct nodes among `k` destinations that
-//! are spread evenly over `N' = min(N, node limit)` nodes.
+//! `D(x) = x (1 - (1 - 1/x)^k)` is the expected number of distinct places among `k` destinations
+//! that are spread evenly over `x`; `N' = min(N, node limit)`.
 //!
 //! The ring step count is the reason why a group's time grows with its ranks although the ring's
 //! volume does not (2,046 steps at 1,024 ranks); `per_node` is what measurements of large groups

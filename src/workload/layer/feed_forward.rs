@@ -1,5 +1,6 @@
 //! The feed-forward block: dense, or a mixture of experts with its routing and all-to-alls.
 
+use crate::plan::Recompute;
 use crate::program::{Collective, KernelClass, Work};
 
 use super::super::config::MoeShape;
@@ -216,7 +217,9 @@ impl LayerContext<'_> {
 
     /// Bytes of a feed-forward block that are kept for backward.
     pub(super) fn feed_forward_saved(&self, experts: bool) -> u64 {
-        let per_width = (self.gates() + 1) * self.element_bytes();
+        // The activation function's output is not kept where it is made again.
+        let kept = u64::from(self.recompute != Recompute::Modules);
+        let per_width = (self.gates() + kept) * self.element_bytes();
         match self.model.moe.filter(|_| experts) {
             None => self.tokens() * self.ffn() * per_width,
             Some(moe) => {

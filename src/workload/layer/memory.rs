@@ -17,12 +17,21 @@ impl LayerContext<'_> {
             return stream;
         }
         let t = self.tokens();
+        if self.recompute == Recompute::Operators {
+            // The layer's input, the attention output, and every second matrix product's output.
+            let products = (self.query_width() + self.key_value_width()) * t * self.element_bytes()
+                + stream
+                + self.feed_forward_saved(kind.experts);
+            return stream + t * self.value_width() * self.element_bytes() + products / 2;
+        }
         let mask = u64::from(self.fusion.dropout);
+        let modules = self.recompute == Recompute::Modules;
         let latent = self.model.mla.map_or(0, |mla| {
             // Compressed vectors before and after their norms.
             2 * t * u64::from(mla.query_rank + mla.kv_rank) * self.element_bytes()
         });
-        let qkv = t * (self.query_width() + self.key_value_width()) * self.element_bytes() + latent;
+        let expanded = t * (self.query_width() + self.key_value_width()) * self.element_bytes();
+        let qkv = if modules && self.model.mla.is_some() { latent } else { expanded + latent };
         let output = t * self.value_width() * self.element_bytes();
         let scores = match self.attention {
             // One fp32 log-sum-exp per query and head.
@@ -37,6 +46,8 @@ impl LayerContext<'_> {
         // Norm inputs (2; one in a parallel block), inputs of the column-parallel layers (2; sharded
         // under sequence parallelism, gathered again in backward), dropout masks (2).
         let streams = if self.model.parallel_block { 2 } else { 4 };
+        // The outputs of norms are made again from their inputs.
+        let streams = if modules { streams / 2 } else { streams };
         streams * stream
             + 2 * mask * outer
             + qkv
@@ -51,7 +62,9 @@ impl LayerContext<'_> {
         let all = LayerContext { recompute: Recompute::None, ..self.clone() }.saved_bytes(kind);
         match self.recompute {
             Recompute::Full => all,
-            Recompute::Selective => all - self.saved_bytes(kind),
+            Recompute::Selective | Recompute::Modules | Recompute::Operators => {
+                all.saturating_sub(self.saved_bytes(kind))
+            }
             Recompute::None => 0,
         }
     }

@@ -344,6 +344,35 @@ impl LayerContext<'_> {
         items
     }
 
+    /// What a plan between nothing and everything repeats before the backward pass of a layer.
+    fn repeated(&self, kind: LayerKind) -> Vec<Item> {
+        let mut products = 0;
+        let mut repeats = |item: &Item| match (self.recompute, item) {
+            (Recompute::Modules, Item::Kernel { name, class, .. }) => {
+                let up = matches!(*name, "query up" | "key-value up");
+                up || *class == KernelClass::Norm || *name == "activation"
+            }
+            (Recompute::Operators, Item::Kernel { class, .. }) => match class {
+                KernelClass::Gemm => {
+                    products += 1;
+                    products % 2 == 0
+                }
+                KernelClass::Attention => false,
+                _ => true,
+            },
+            (Recompute::Operators, Item::Meet { collective, .. }) => {
+                *collective == Collective::AllGather
+            }
+            _ => false,
+        };
+        match self.recompute {
+            Recompute::Modules | Recompute::Operators => {
+                self.forward(kind).into_iter().filter(|item| repeats(item)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Backward pass of a layer, including what the plan recomputes.
     #[must_use]
     pub fn backward(&self, kind: LayerKind) -> Vec<Item> {
@@ -351,6 +380,7 @@ impl LayerContext<'_> {
         if self.recompute == Recompute::Full {
             items.extend(self.forward(kind).into_iter().map(as_recompute));
         }
+        items.extend(self.repeated(kind).into_iter().map(as_recompute));
         let parallel = self.model.parallel_block && !kind.experts;
         if kind.experts {
             items.extend(self.residual(true));
