@@ -2,5 +2,6 @@
 
 pub mod collectives;
 pub mod fabric;
+pub mod kernels;
 pub mod least_squares;
 pub mod nccl_log;
