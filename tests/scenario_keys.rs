@@ -184,6 +184,9 @@ const CHANGES: &[Change] = &[
     change("cluster.fabric", &[], "ndr400-clos", "hdr200-clos", &[Up(STEP), Up(DATA)]),
 
     change("software.stack", &[], "megatron-core", "megatron-lm-sc21", &[Up(STEP)]),
+    change("software.attention", &[], "flash", "flash_3", &[Down(STEP)]),
+    change("software.attention", &[], "flash", "cudnn", &[Down(STEP)]),
+    change("software.attention", &[], "flash", "triton", &[Up(STEP)]),
     change("software.attention", &[], "flash", "unfused", &[Up(STEP), Up(ACTIVATIONS)]),
     change("software.dropout", &[], "false", "true", &[Up(STEP), Up(ACTIVATIONS)]),
     change("software.overlap_gradient_reduce", &[], "true", "false", &[Up(STEP), Up(DATA)]),

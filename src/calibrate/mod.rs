@@ -2,6 +2,7 @@
 
 pub mod collectives;
 pub mod fabric;
+pub mod kernels;
 pub mod least_squares;
 pub mod nccl_log;
 pub mod stack;

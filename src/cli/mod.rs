@@ -6,6 +6,7 @@
 mod collectives;
 mod completions;
 mod hw;
+mod kernels;
 mod run;
 mod schema;
 mod stack;
@@ -74,6 +75,8 @@ enum TopoCommand {
 enum CalibrateCommand {
     /// Constants of collectives, from a table of measured collectives.
     Collectives(collectives::CalibrateCollectives),
+    /// Constants of an accelerator's kernels, from tables of measured GEMMs and attention.
+    Kernels(kernels::CalibrateKernels),
     /// A fabric's transport, from logs of nccl-tests or rccl-tests.
     Fabric(collectives::CalibrateFabric),
     /// Software stack, from measured training steps.
@@ -137,6 +140,9 @@ pub fn main() -> ExitCode {
         Command::Calibrate(CalibrateCommand::Stack(args)) => context
             .catalogue()
             .and_then(|catalogue| stack::calibrate_stack(&args, &catalogue, &mut out)),
+        Command::Calibrate(CalibrateCommand::Kernels(args)) => context
+            .catalogue()
+            .and_then(|catalogue| kernels::calibrate(&args, &catalogue, &mut out)),
         Command::Schema(args) => schema::run(&args, &mut out),
         Command::Completions(args) => completions::run(&args, &mut out),
     };

@@ -15,6 +15,7 @@ use crate::validate::{
 };
 
 use super::collectives::{self, ValidateCollectives};
+use super::kernels::{self, ValidateKernels};
 use super::{Context, Format, read_table, stdout_error, write_file, write_json};
 
 /// Options of `trainyard validate`.
@@ -43,6 +44,15 @@ pub struct ValidateArgs {
     /// With --collectives: directory of vTrain's NCCL tables, added to the rows of a refit.
     #[arg(long, value_name = "DIR", requires = "collectives")]
     vtrain: Option<PathBuf>,
+    /// Scores the GEMM model on a table of measured GEMMs instead of training runs.
+    #[arg(long, value_name = "FILE.csv", conflicts_with_all = ["files", "scenario", "collectives"])]
+    gemm: Option<PathBuf>,
+    /// Scores the attention model on a table of measured attention calls.
+    #[arg(long, value_name = "FILE.csv", conflicts_with_all = ["files", "scenario", "collectives"])]
+    attention: Option<PathBuf>,
+    /// With --gemm or --attention: also fits on half of the rows and scores the other half.
+    #[arg(long)]
+    held_out: bool,
     /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -130,6 +140,21 @@ pub fn run_validate(args: &ValidateArgs, context: &Context, out: &mut dyn Write)
             vtrain: args.vtrain.clone(),
         };
         return collectives::validate(&args, &catalogue, out);
+    }
+    if args.held_out && args.gemm.is_none() && args.attention.is_none() {
+        return Err(Error::Missing(
+            "--held-out has no table to split\n  help: give --gemm FILE.csv, --attention FILE.csv \
+             or both"
+                .into(),
+        ));
+    }
+    if args.gemm.is_some() || args.attention.is_some() {
+        let args = ValidateKernels {
+            gemm: args.gemm.as_deref(),
+            attention: args.attention.as_deref(),
+            held_out: args.held_out,
+        };
+        return kernels::validate(&args, &catalogue, out);
     }
     let mut tables = Tables::default();
     let mut files = Vec::new();

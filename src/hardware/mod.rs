@@ -8,6 +8,7 @@
 mod check;
 mod collectives;
 mod figure;
+mod kernels;
 mod types;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 
 pub use collectives::*;
 pub use figure::{Curve, Figure, Kind, Source};
+pub use kernels::*;
 pub use types::*;
 
 use crate::error::{Error, Result, nearest_names};

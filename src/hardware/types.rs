@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::figure::{Curve, Figure, Source};
+use super::figure::{Figure, Source};
+use super::kernels::KernelModel;
 use crate::plan::Recompute;
+use crate::program::FusedAttention;
 use crate::scenario::ShardingScheme;
 use crate::units::{
     Bytes, BytesPerSecond, Count, Dollars, DollarsPerHour, DollarsPerJoule, FlopsPerSecond,
@@ -92,29 +94,6 @@ pub struct DevicePower {
     pub compute: Figure<Ratio>,
     /// Drawn while spinning in a collective, as a fraction of the limit.
     pub communicate: Figure<Ratio>,
-}
-
-/// What kernels reach, first version: efficiencies by size (roofline).
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct KernelModel {
-    /// Fraction of dense peak a bf16/fp16 GEMM reaches, by FLOP of the call.
-    pub gemm: Curve,
-    /// The same for fp8.
-    pub gemm_fp8: Option<Curve>,
-    /// The same for fp4.
-    pub gemm_fp4: Option<Curve>,
-    /// Fraction of peak of fused attention forward, by sequence length (causal work counted once,
-    /// head size 128).
-    pub attention_forward: Curve,
-    /// The same for backward.
-    pub attention_backward: Curve,
-    /// Factor on both for head size 64.
-    pub attention_head_64: Figure<Ratio>,
-    /// Fraction of memory bandwidth that streaming kernels reach.
-    pub memory: Figure<Ratio>,
-    /// Shortest time any kernel takes on the device.
-    pub floor: Figure<Seconds>,
 }
 
 /// A server: devices, the links between them, network cards, host.
@@ -289,13 +268,38 @@ pub struct Transceiver {
 }
 
 /// Which attention kernels a stack calls.
+///
+/// A generation that an accelerator has no kernels of (FlashAttention-3 outside of Hopper, say)
+/// stands for that accelerator's own counterpart of `flash`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AttentionKernel {
-    /// Fused, never writes the score matrix.
+    /// Fused, never writes the score matrix: `FlashAttention-2` and its counterparts.
+    #[serde(alias = "flash_2")]
     Flash,
+    /// `FlashAttention-3`, written for Hopper.
+    #[serde(rename = "flash_3")]
+    Flash3,
+    /// cuDNN's fused attention, which Transformer Engine prefers on Hopper and newer.
+    Cudnn,
+    /// The first generation: `FlashAttention` of 2022 as a Triton kernel.
+    Triton,
     /// Batched GEMMs and a softmax over a stored score matrix.
     Unfused,
+}
+
+impl AttentionKernel {
+    /// The fused kernel, or none where the score matrix is stored.
+    #[must_use]
+    pub fn fused(self) -> Option<FusedAttention> {
+        match self {
+            Self::Flash => Some(FusedAttention::Flash2),
+            Self::Flash3 => Some(FusedAttention::Flash3),
+            Self::Cudnn => Some(FusedAttention::Cudnn),
+            Self::Triton => Some(FusedAttention::Triton),
+            Self::Unfused => None,
+        }
+    }
 }
 
 /// Data type in which gradients are kept and reduced.

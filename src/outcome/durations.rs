@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::program::Program;
 use crate::replay::{Durations, HostTimes};
 use crate::scenario::Setup;
-use crate::timing::{KernelTimes, Roofline};
+use crate::timing::{KernelLibrary, KernelTimes};
 use crate::units::Nanos;
 
 use super::network::{Meetings, time_meetings};
@@ -25,12 +25,12 @@ pub struct Timed {
 /// # Errors
 /// The accelerator lacks a figure that a kernel needs.
 pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
-    let roofline = Roofline::new(setup.accelerator);
+    let library = KernelLibrary::new(setup.accelerator);
     let sustained = &setup.stack.in_training;
     let mut outside = Vec::new();
     let mut kernels = Vec::with_capacity(program.kernels.len());
     for kernel in &program.kernels {
-        let predicted = roofline.time(kernel)?;
+        let predicted = library.time(kernel)?;
         if predicted.extrapolated && !outside.contains(&kernel.name) {
             outside.push(kernel.name.clone());
         }

@@ -72,6 +72,37 @@ pub enum AttentionPass {
     Backward,
 }
 
+/// Which implementation of fused attention runs: generations differ by up to two in speed.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum FusedAttention {
+    /// `FlashAttention-2` and its counterparts on other accelerators.
+    #[serde(rename = "flash_2")]
+    Flash2,
+    /// `FlashAttention-3`.
+    #[serde(rename = "flash_3")]
+    Flash3,
+    /// cuDNN.
+    Cudnn,
+    /// The first generation, as a Triton kernel.
+    Triton,
+}
+
+impl FusedAttention {
+    /// The word used in files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Flash2 => "flash_2",
+            Self::Flash3 => "flash_3",
+            Self::Cudnn => "cudnn",
+            Self::Triton => "triton",
+        }
+    }
+}
+
 /// What a kernel computes: enough to time it on any accelerator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Work {
@@ -92,6 +123,8 @@ pub enum Work {
     Attention {
         /// Forward or backward.
         pass: AttentionPass,
+        /// Implementation.
+        implementation: FusedAttention,
         /// Sequences.
         batch: u64,
         /// Query heads on this rank.

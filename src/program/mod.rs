@@ -23,8 +23,8 @@ mod template;
 
 pub use family::{Dimension, Family, FamilyId, Groups};
 pub use kernel::{
-    AttentionPass, CallId, Collective, CollectiveCall, Fanout, Kernel, KernelClass, KernelId,
-    Precision, Work,
+    AttentionPass, CallId, Collective, CollectiveCall, Fanout, FusedAttention, Kernel, KernelClass,
+    KernelId, Precision, Work,
 };
 pub use template::{
     Action, HostWork, LaneId, LaneKind, Op, OpId, Phase, Template, TemplateBuilder, TemplateId,

@@ -1,9 +1,20 @@
 //! Kernel time: from a kernel's shape to seconds on an accelerator.
 //!
-//! [`KernelTimes`] is the interface; [`Roofline`] the first model behind it.
+//! [`KernelTimes`] is the interface. [`KernelLibrary`] is what runs are timed with: the tile model
+//! of GEMMs ([`TileModel`]), the block model of fused attention ([`FlashModel`]), bytes over
+//! bandwidth for the rest ([`MemoryModel`]); where an accelerator has no fitted constants, the
+//! efficiency curves of [`Roofline`].
 
+mod attention;
+mod gemm;
+mod library;
+mod memory;
 mod roofline;
 
+pub use attention::{AttentionShape, FlashModel};
+pub use gemm::{GemmShape, TileModel, alignment_of};
+pub use library::KernelLibrary;
+pub use memory::{MemoryModel, STREAM_UNCERTAINTY};
 pub use roofline::Roofline;
 
 use crate::error::Result;
@@ -17,6 +28,8 @@ pub struct KernelTime {
     pub time: Seconds,
     /// The shape lies outside of what the model was made from.
     pub extrapolated: bool,
+    /// Relative uncertainty of the time, one standard deviation.
+    pub uncertainty: f64,
 }
 
 /// Times kernels on one accelerator with one kernel library.

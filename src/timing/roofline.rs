@@ -4,12 +4,16 @@
 use crate::error::{Error, Result};
 use crate::hardware::{Accelerator, Curve, Figure};
 use crate::program::{AttentionPass, Kernel, Precision, Work};
-use crate::units::{Bytes, Flops, FlopsPerSecond, Seconds};
+use crate::units::{Flops, FlopsPerSecond, Seconds};
 
+use super::memory::{MemoryModel, STREAM_UNCERTAINTY};
 use super::{KernelTime, KernelTimes};
 
 /// Head size for which the attention curves are given.
 const CURVE_HEAD_DIM: f64 = 128.0;
+
+/// Relative uncertainty where a curve does not state its spread.
+const UNKNOWN_SPREAD: f64 = 0.2;
 
 /// The model for one accelerator.
 #[derive(Clone, Copy, Debug)]
@@ -63,9 +67,7 @@ impl<'a> Roofline<'a> {
     }
 
     fn memory_time(&self, bytes: f64) -> Seconds {
-        let rate =
-            self.accelerator.memory.bandwidth.value * self.accelerator.kernels.memory.value.0;
-        Bytes(bytes) / rate
+        MemoryModel::new(self.accelerator).transfer(bytes)
     }
 }
 
@@ -73,16 +75,21 @@ impl KernelTimes for Roofline<'_> {
     fn time(&self, kernel: &Kernel) -> Result<KernelTime> {
         let floor = self.accelerator.kernels.floor.value;
         let flops = kernel.flops();
-        let (time, extrapolated) = match kernel.work {
+        let (time, extrapolated, spread) = match kernel.work {
             Work::Recorded { ns } => {
                 return Ok(KernelTime {
                     time: crate::units::Nanos(ns).seconds(),
                     extrapolated: false,
+                    uncertainty: 0.0,
                 });
             }
             Work::Stream { bytes, launches } => {
-                let time = self.memory_time(bytes as f64) + floor * f64::from(launches);
-                return Ok(KernelTime { time, extrapolated: false });
+                let time = MemoryModel::new(self.accelerator).seconds(bytes as f64, launches);
+                return Ok(KernelTime {
+                    time,
+                    extrapolated: false,
+                    uncertainty: STREAM_UNCERTAINTY,
+                });
             }
             Work::Gemm { m, n, k, batch, precision } => {
                 // First the peak: a device without one does not support the precision at all.
@@ -94,7 +101,11 @@ impl KernelTimes for Roofline<'_> {
                 let output = element.max(2.0);
                 let bytes =
                     batch as f64 * ((m * k + k * n) as f64 * element + (m * n) as f64 * output);
-                ((Flops(flops) / rate).max(self.memory_time(bytes)), !curve.covers(flops))
+                (
+                    (Flops(flops) / rate).max(self.memory_time(bytes)),
+                    !curve.covers(flops),
+                    curve.spread,
+                )
             }
             Work::Attention {
                 pass,
@@ -123,9 +134,14 @@ impl KernelTimes for Roofline<'_> {
                     * head_dim as f64
                     * precision.bytes()
                     * (2 * heads * queries + 2 * kv_heads * keys) as f64;
-                ((Flops(flops) / rate).max(self.memory_time(bytes)), !curve.covers(keys as f64))
+                (
+                    (Flops(flops) / rate).max(self.memory_time(bytes)),
+                    !curve.covers(keys as f64),
+                    curve.spread,
+                )
             }
         };
-        Ok(KernelTime { time: time.max(floor), extrapolated })
+        let uncertainty = spread.unwrap_or(UNKNOWN_SPREAD);
+        Ok(KernelTime { time: time.max(floor), extrapolated, uncertainty })
     }
 }

@@ -128,17 +128,13 @@ pub(super) fn attention(text: &str) -> Option<AttentionKernel> {
     let has = |wanted: &[&str]| wanted.iter().any(|w| lower.contains(w));
     if has(&["unfused", "eager", "core attention", "naive", "math", "megatron softmax"]) {
         Some(AttentionKernel::Unfused)
-    } else if has(&[
-        "flash",
-        "fused",
-        "sdpa",
-        "cudnn",
-        "triton",
-        "efficient",
-        "fa2",
-        "fa3",
-        "splash",
-    ]) {
+    } else if has(&["flash_3", "flash3", "flashattention-3", "flash-attention-3", "fa3"]) {
+        Some(AttentionKernel::Flash3)
+    } else if has(&["cudnn"]) {
+        Some(AttentionKernel::Cudnn)
+    } else if has(&["triton"]) {
+        Some(AttentionKernel::Triton)
+    } else if has(&["flash", "fused", "sdpa", "efficient", "fa2", "splash"]) {
         Some(AttentionKernel::Flash)
     } else {
         None
@@ -216,6 +212,8 @@ mod tests {
         assert_eq!(recompute("activation checkpointing"), Some(Recompute::Full));
         assert_eq!(recompute(""), None);
         assert_eq!(attention("FlashAttention-2"), Some(AttentionKernel::Flash));
+        assert_eq!(attention("cuDNN flash"), Some(AttentionKernel::Cudnn));
+        assert_eq!(attention("FlashAttention-3"), Some(AttentionKernel::Flash3));
         assert_eq!(attention("unfused"), Some(AttentionKernel::Unfused));
         assert_eq!(attention("ring"), None);
         assert_eq!(precision("FP8-CS (FP8-MX)"), Some(Precision::Fp8));

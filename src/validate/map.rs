@@ -493,8 +493,11 @@ fn software(spec: &RowSpec, stack: &Stack, assumed: &mut Vec<String>) -> Softwar
         overlap_context: None,
         bucket_mb: None,
     };
-    software.attention = grammar::attention(&spec.attention);
-    if software.attention.is_none() {
+    // "flash" without a generation says that it is fused; which kernel that is, the stack knows.
+    let generic = spec.attention.trim().eq_ignore_ascii_case("flash");
+    software.attention = grammar::attention(&spec.attention)
+        .filter(|_| !(generic && stack.attention.fused().is_some()));
+    if software.attention.is_none() && !generic {
         assumed.push(format!("{:?} attention", stack.attention).to_lowercase());
     }
     if let Some(value) = spec.option("dp_overlap") {

@@ -1,6 +1,5 @@
 //! The attention block: projections, rotary positions, core, keys and values of other ranks.
 
-use crate::hardware::AttentionKernel;
 use crate::plan::Recompute;
 use crate::program::{AttentionPass, Collective, KernelClass, Work};
 
@@ -62,7 +61,7 @@ impl LayerContext<'_> {
         // Attention stays in 16 bits in every published fp8 recipe.
         let precision = self.wide_precision();
         let class = KernelClass::Attention;
-        if self.attention == AttentionKernel::Flash {
+        if let Some(implementation) = self.attention.fused() {
             let pass = if backward { AttentionPass::Backward } else { AttentionPass::Forward };
             let latent = self.model.mla.is_some();
             return vec![Item::Kernel {
@@ -70,6 +69,7 @@ impl LayerContext<'_> {
                 class,
                 work: Work::Attention {
                     pass,
+                    implementation,
                     batch: b,
                     heads: self.heads(),
                     kv_heads: if latent { self.heads() } else { self.kv_heads() },

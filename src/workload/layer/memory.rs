@@ -1,6 +1,5 @@
 //! Activation memory of a layer.
 
-use crate::hardware::AttentionKernel;
 use crate::plan::Recompute;
 
 use super::super::model::LayerKind;
@@ -33,15 +32,15 @@ impl LayerContext<'_> {
         let expanded = t * (self.query_width() + self.key_value_width()) * self.element_bytes();
         let qkv = if modules && self.model.mla.is_some() { latent } else { expanded + latent };
         let output = t * self.value_width() * self.element_bytes();
-        let scores = match self.attention {
+        let scores = if self.attention.fused().is_some() {
             // One fp32 log-sum-exp per query and head.
-            AttentionKernel::Flash => t * self.heads() * 4,
-            AttentionKernel::Unfused if self.recompute == Recompute::Selective => 0,
-            AttentionKernel::Unfused => {
-                let pairs = t * self.heads() * u64::from(self.sequence);
-                // Softmax output; with dropout also its mask and its output.
-                pairs * (self.element_bytes() + mask * (1 + self.element_bytes()))
-            }
+            t * self.heads() * 4
+        } else if self.recompute == Recompute::Selective {
+            0
+        } else {
+            let pairs = t * self.heads() * u64::from(self.sequence);
+            // Softmax output; with dropout also its mask and its output.
+            pairs * (self.element_bytes() + mask * (1 + self.element_bytes()))
         };
         // Norm inputs (2; one in a parallel block), inputs of the column-parallel layers (2; sharded
         // under sequence parallelism, gathered again in backward), dropout masks (2).
