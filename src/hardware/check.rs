@@ -27,6 +27,25 @@ pub(super) fn accelerator(item: &Accelerator) -> Result<(), Problem> {
             above_zero([(key, rate.value.0)])?;
         }
     }
+    if let Some(tiles) = &item.kernels.tiles {
+        if tiles.shapes.is_empty()
+            || tiles.shapes.iter().any(|tile| tile.rows.min(tile.columns).min(tile.units) == 0)
+        {
+            return Err(("kernels.tiles.shapes", "needs tiles of at least 1 x 1 on 1 unit"));
+        }
+        above_zero([
+            ("kernels.tiles.saturated", tiles.saturated.value.0),
+            ("kernels.tiles.memory", tiles.memory.value.0),
+        ])?;
+    }
+    for constants in item.kernels.attention.values() {
+        for pass in [&constants.forward, &constants.backward] {
+            above_zero([("kernels.attention", pass.causal.value.0)])?;
+        }
+    }
+    if let Some(units) = &item.compute_units {
+        above_zero([("compute_units", units.value.0)])?;
+    }
     above_zero([
         ("memory.capacity", item.memory.capacity.value.0),
         ("memory.bandwidth", item.memory.bandwidth.value.0),

@@ -109,6 +109,9 @@ impl TileModel {
     /// Seconds of a call.
     #[must_use]
     pub fn seconds(&self, shape: &GemmShape) -> f64 {
+        if shape.m * shape.n * shape.k * shape.batch <= 0.0 {
+            return self.floor;
+        }
         let mut best = f64::INFINITY;
         for tile in &self.shapes {
             for split in SPLITS {

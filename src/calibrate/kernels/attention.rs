@@ -105,13 +105,14 @@ fn fit_pass(
     model_of(&minimise(&residuals, &start, 200).0)
 }
 
-/// The quotients of backward over forward constants at a head size, prologue and mask.
+/// Backward from forward: the lender's quotient of fractions and its mask; blocks start and end no
+/// faster than forward's or the lender's.
 fn scaled(forward: &FlashModel, from: &AttentionFit) -> FlashModel {
     let mut backward = forward.clone();
     for point in &mut backward.saturated.points {
         point[1] *= from.backward.saturated.at(point[0]) / from.forward.saturated.at(point[0]);
     }
-    backward.prologue *= from.backward.prologue / from.forward.prologue;
+    backward.prologue = backward.prologue.max(from.backward.prologue);
     backward.causal = from.backward.causal;
     backward
 }
@@ -122,7 +123,7 @@ fn unscaled(backward: &FlashModel, from: &AttentionFit) -> FlashModel {
     for point in &mut forward.saturated.points {
         point[1] *= from.forward.saturated.at(point[0]) / from.backward.saturated.at(point[0]);
     }
-    forward.prologue *= from.forward.prologue / from.backward.prologue;
+    forward.prologue = forward.prologue.min(from.forward.prologue);
     forward.causal = from.forward.causal;
     forward
 }
