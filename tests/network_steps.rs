@@ -70,7 +70,7 @@ name = "rail-only-experts"
 preset = "mixtral-8x7b"
 [model.shape.moe]
 experts = 4096
-top_k = 2
+top_k = 8
 expert_hidden = 2048
 [training]
 sequence_length = 4096
@@ -185,9 +185,12 @@ fn frontier_levels_carry_their_bytes() {
 
 /// The same paper: 1.71 times the throughput of `ZeRO++` at 384 dies, tolerance 15 %.
 ///
-/// Missed: see `scenarios/published/frontier-20b`. Both scenarios hide nearly all communication
-/// behind compute here, which the measured runs did not. What is asserted is the direction of the
-/// mechanism: with communication exposed, three levels are faster.
+/// Missed, and printed. With one micro-batch per step both put about the same time on the network:
+/// three levels move a quarter of the bytes of the gathers and scatters between nodes, in 16 bits and
+/// in small groups; `ZeRO++` moves all of them in 8 and 4 bits. Compute hides most of it, and the
+/// constants of RCCL are priors, since no collective of this machine is published: measured ones at
+/// 384 dies are said to be far slower. What can be asserted is the mechanism: gathers that stay in a
+/// module win the more, the more micro-batches a step has, since only they are repeated.
 #[test]
 fn frontier_three_levels_against_zero_plus_plus() {
     let step = |file: &str, assignments: &[&str]| {
@@ -198,15 +201,24 @@ fn frontier_three_levels_against_zero_plus_plus() {
             .step
             .seconds
     };
-    let bare =
+    let exposed =
         ["software.overlap_parameter_gather=false", "software.overlap_gradient_reduce=false"];
-    for (what, assignments) in [("overlapped", &[][..]), ("exposed", &bare)] {
-        let (zero, three) = (step("zero-plus-plus", assignments), step("three-level", assignments));
-        println!(
-            "{what}: ZeRO++ {zero:.2} s, three levels {three:.2} s, {:.2}x (published 1.71x)",
-            zero / three
-        );
+    let mut ratios = Vec::new();
+    for micro_batches in [1, 8] {
+        let batch = format!("training.global_batch={}", 1536 * micro_batches);
+        for (what, assignments) in [("overlapped", &[][..]), ("exposed", &exposed)] {
+            let assignments = [assignments, &[&batch]].concat();
+            let zero = step("zero-plus-plus", &assignments);
+            let three = step("three-level", &assignments);
+            println!(
+                "{micro_batches} micro-batches, {what}: ZeRO++ {zero:.2} s, three levels \
+                 {three:.2} s, {:.2}x (published 1.71x)",
+                zero / three
+            );
+            ratios.push(zero / three);
+        }
     }
+    assert!(ratios[2] > ratios[0] && ratios[3] > ratios[1], "{ratios:?}");
 }
 
 /// HO-Ring (`PaRO`, arXiv 2310.06003) beats the flat ring for every gradient message above 16 MiB
@@ -259,7 +271,8 @@ micro_batch = 1
 
 /// `TokenRing` (public repository): attention over 24,000 tokens on four A10, heads of `LLaMA2-7B`:
 /// per step Q of 6,000 tokens one way in 3.5 ms, K and V in 7.6 ms; 10 % each with one rate, that
-/// of the catalogue. Such messages are those of pipeline stages with 6,000 and 12,000 tokens.
+/// of the catalogue. Such messages are those of pipeline stages with 6,000 and 12,000 tokens. What
+/// was measured is attention alone, so the slowdown of collectives in training is left out.
 #[test]
 fn token_ring_messages_on_a10() {
     const TEXT: &str = r#"
@@ -277,9 +290,13 @@ stack = "megatron-core"
 pipeline_parallel = 4
 micro_batch = 1
 "#;
+    let mut alone = catalogue().clone();
+    for entry in alone.stacks.values_mut() {
+        entry.item.in_training.collectives.value = Ratio(1.0);
+    }
     let transfer = |tokens: u64| {
         let key = format!("training.sequence_length={tokens}");
-        let result = run(catalogue(), TEXT, &[&key]);
+        let result = run(&alone, TEXT, &[&key]);
         let sends = calls(&result, "pipeline");
         assert!(sends.iter().all(|call| call.bytes == tokens * 4096 * 2), "{sends:?}");
         sends.iter().map(|call| call.seconds * 1e3).fold(0.0, f64::max)

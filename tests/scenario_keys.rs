@@ -131,26 +131,32 @@ const PP4_5: &[&str] = &["plan.pipeline_parallel=4", "model.shape.layers=31"];
 /// Gradients are reduced where everybody sees it.
 const BARE: &[&str] = &["software.overlap_gradient_reduce=false"];
 const BARE_4: &[&str] = &["software.overlap_gradient_reduce=false", "cluster.nodes=4"];
+/// Cards are what gradients wait for.
+const SLOW_CARDS: &[&str] =
+    &["software.overlap_gradient_reduce=false", "cluster.fabric=hdr200-clos"];
 /// Two groups of leaf switches with few links between them.
 const TAPERED: &[&str] = &[
     "software.overlap_gradient_reduce=false",
     "cluster.nodes=64",
+    "cluster.fabric=hdr200-clos",
     "training.global_batch=512",
-    "network.oversubscription=8",
+    "network.oversubscription=4",
 ];
 /// Nodes in random order, so that neighbours of a ring hang below different leaves.
 const SCATTERED: &[&str] = &[
     "software.overlap_gradient_reduce=false",
     "cluster.nodes=64",
+    "cluster.fabric=hdr200-clos",
     "training.global_batch=512",
     "network.placement=random",
 ];
 const SCATTERED_TAPERED: &[&str] = &[
     "software.overlap_gradient_reduce=false",
     "cluster.nodes=64",
+    "cluster.fabric=hdr200-clos",
     "training.global_batch=512",
     "network.placement=random",
-    "network.oversubscription=8",
+    "network.oversubscription=4",
 ];
 /// Four of 48 nodes; 39 of them hang below a leaf with one link up.
 const FOUR_OF_48: &[&str] = &[
@@ -248,7 +254,7 @@ const CHANGES: &[Change] = &[
     change("network.all_reduce", BARE_4, "hierarchical", "hierarchical-overlapped", &[Down(DATA)]),
     change("network.all_reduce", &[], "ring", "direct", &[Refused("no algorithm of an all-reduce")]),
     change("network.all_reduce", &[], "ring", "two-hop", &[Refused("no algorithm of an all-reduce")]),
-    change("network.gather_scatter", FSDP_BARE, "ring", "hierarchical", &[Down(DATA)]),
+    change("network.gather_scatter", FSDP_BARE, "ring", "hierarchical", &[Up(DATA)]),
     change("network.gather_scatter", FSDP_BARE, "hierarchical", "hierarchical-overlapped", &[Down(DATA)]),
     change("network.gather_scatter", FSDP, "ring", "tree", &[Refused("no algorithm of an all-gather")]),
     change("network.gather_scatter", FSDP, "ring", "in-switch", &[Refused("no algorithm of an all-gather")]),
@@ -265,11 +271,11 @@ const CHANGES: &[Change] = &[
     change("network.protocol", BARE, "simple", "ll128", &[Up(DATA)]),
     change("network.protocol", BARE, "ll128", "ll", &[Up(DATA), Up(STEP)]),
     change("network.in_switch_reduction", TP8, "true", "false", &[Up(TENSOR), Up(STEP)]),
-    change("network.oversubscription", SCATTERED, "1", "8", &[Up(DATA), Up(STEP), Up(CONTENTION)]),
+    change("network.oversubscription", SCATTERED, "1", "4", &[Up(DATA), Up(STEP), Up(CONTENTION)]),
     change("network.routing", SCATTERED, "spread", "hashed", &[Up(DATA), Up(STEP), Up(CONTENTION)]),
-    change("network.variability", BARE, "none", "healthy", &[Up(DATA)]),
-    change("network.variability", BARE, "healthy", "bimodal", &[Up(DATA)]),
-    change("network.variability", BARE, "healthy", "shared_cluster", &[Up(DATA)]),
+    change("network.variability", SLOW_CARDS, "none", "healthy", &[Up(DATA)]),
+    change("network.variability", SLOW_CARDS, "healthy", "bimodal", &[Up(DATA)]),
+    change("network.variability", SLOW_CARDS, "healthy", "shared_cluster", &[Up(DATA)]),
 
     change("software.stack", &[], "megatron-core", "megatron-lm-sc21", &[Up(STEP)]),
     change("software.attention", &[], "flash", "unfused", &[Up(STEP), Up(ACTIVATIONS)]),

@@ -172,12 +172,18 @@ impl Wires {
         group: &[u32],
         pattern: Pattern,
     ) -> Result<Vec<(u32, f64)>> {
-        let mut domains: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        // Rings go through domains in the order of their first ranks, as libraries build them:
+        // they do not know which nodes share a leaf.
+        let mut number: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut domains: Vec<Vec<u32>> = Vec::new();
         for rank in group {
             let device = sites.device(*rank);
-            domains.entry(device / sites.domain).or_default().push(device);
+            let at = *number.entry(device / sites.domain).or_insert_with(|| {
+                domains.push(Vec::new());
+                domains.len() - 1
+            });
+            domains[at].push(device);
         }
-        let domains: Vec<Vec<u32>> = domains.into_values().collect();
         let mut edges: Vec<(u32, u32, f64)> = Vec::new();
         match pattern {
             Pattern::Pair if domains.len() == 2 => {
