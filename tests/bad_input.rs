@@ -171,6 +171,126 @@ fn missing_key() {
     fails(&["run", &path], 3, &[&place_of("[training]")[..16], "`global_batch` is missing"]);
 }
 
+/// `[network]` in a file: place, key and what is wrong.
+#[test]
+fn networks_that_cannot_be() {
+    // Text of the table, the line of it that is wrong, and what the message says.
+    for (table, wrong, wanted) in [
+        (
+            "node_order = [0, 2]",
+            "node_order",
+            &["network.node_order", "there is no node 2: the cluster has nodes 0 to 1"][..],
+        ),
+        ("node_order = [0, 0]", "node_order", &["network.node_order", "named twice"]),
+        ("node_order = [1]", "node_order", &["network.node_order", "no room for 16 ranks"]),
+        (
+            "placement = \"strided\"\nnode_order = [1, 0]",
+            "node_order",
+            &["network.node_order", "placement = \"block\""],
+        ),
+        ("placement_group = 4", "placement_group", &["network.placement_group", "rail_aware"]),
+        (
+            "placement = \"rail_aware\"\nplacement_group = 3",
+            "placement_group",
+            &["network.placement_group", "do not fill nodes of 8"],
+        ),
+        (
+            "oversubscription = 0",
+            "oversubscription",
+            &["network.oversubscription", "must be between 1"],
+        ),
+        (
+            "oversubscription = 0.5",
+            "oversubscription",
+            &["network.oversubscription", "must be between 1"],
+        ),
+        (
+            "transport = \"infinband\"",
+            "transport",
+            &["network.transport", "no transport named `infinband`", "did you mean infiniband"],
+        ),
+        (
+            "all_reduce = \"two-hop\"",
+            "all_reduce",
+            &[
+                "network.all_reduce",
+                "two-hop is no algorithm of an all-reduce",
+                "one of ring, tree",
+            ],
+        ),
+        ("all_reduce = \"rings\"", "all_reduce", &["network.all_reduce", "did you mean `ring`?"]),
+        (
+            "gather_scatter = \"tree\"",
+            "gather_scatter",
+            &["network.gather_scatter", "tree is no algorithm of an all-gather"],
+        ),
+        (
+            "all_to_all = \"ring\"",
+            "all_to_all",
+            &["network.all_to_all", "ring is no algorithm", "direct, two-hop"],
+        ),
+        (
+            "model = \"levels\"\nprotocol = \"ll\"",
+            "protocol",
+            &["network.protocol", "no effect where collectives are timed by levels"],
+        ),
+        (
+            "all_reduce = \"in-switch\"\nin_switch_reduction = false",
+            "in_switch_reduction",
+            &["network.in_switch_reduction", "asks for reduction in the switch"],
+        ),
+    ] {
+        let with =
+            format!("nodes = 2\nfabric = \"ndr400-clos\"\n\n[network]\n{table}\n\n[software]");
+        let (_folder, path) = changed("[software]", &with);
+        let text = std::fs::read_to_string(&path).expect("text");
+        let line = text.lines().position(|line| line.starts_with(wrong)).expect("a line") + 1;
+        fails(&["run", &path], 3, &[&[&format!("scenario.toml:{line}:1: ")[..]], wanted].concat());
+    }
+}
+
+/// More ranks than the fabric's switches have ports for, and keys that nothing would come of.
+#[test]
+fn networks_that_do_not_fit() {
+    let set = |assignments: &[&str], wanted: &[&str]| {
+        let mut arguments = vec!["run", QUICKSTART];
+        for assignment in assignments {
+            arguments.extend(["--set", assignment]);
+        }
+        fails(&arguments, 3, wanted);
+    };
+    let many = ["cluster.fabric=hdr200-clos", "cluster.nodes=4096", "training.global_batch=32768"];
+    set(
+        &many,
+        &["cluster.fabric", "4096 nodes do not fit on hdr200-clos", "radix-40", "more ports"],
+    );
+    let no_fabric = "has no effect, since no fabric is named";
+    set(&["network.routing=hashed"], &["network.routing", no_fabric]);
+    set(&["network.variability=bimodal"], &["network.variability", no_fabric]);
+    set(&["network.oversubscription=2"], &["network.oversubscription", no_fabric]);
+    set(&["network.transport=efa"], &["network.transport", no_fabric]);
+    set(&["network.all_reduce=tree"], &["network.all_reduce", "all devices are in one"]);
+    let rails =
+        ["cluster.nodes=2", "cluster.fabric=ndr400-rail-only", "network.oversubscription=2"];
+    set(&rails, &["network.oversubscription", "no effect on ndr400-rail-only"]);
+    let ampere = ["cluster.node=dgx-a100", "network.all_reduce=in-switch"];
+    set(&ampere, &["network.all_reduce", "cannot reduce"]);
+    let unknown = ["cluster.node=tpu-v5p-host", "network.model=algorithms"];
+    set(&unknown, &["network.model", "no collective library for tpu-v5p"]);
+    set(&["software.dispatch=per_node"], &["software.dispatch", "has no effect"]);
+}
+
+/// What no group of a step can use is said, since it is known only when the step is built.
+#[test]
+fn algorithms_that_no_group_uses() {
+    let arguments = ["run", QUICKSTART, "--format", "json", "--set", "network.all_to_all=two-hop"];
+    let output = trainyard().args(arguments).output().expect("runs");
+    assert_eq!(output.status.code(), Some(0));
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let warnings = result["warnings"].to_string();
+    assert!(warnings.contains("network.all_to_all = two-hop has no effect"), "{warnings}");
+}
+
 #[test]
 fn plan_that_does_not_multiply_out() {
     let (_folder, path) = changed("micro_batch = 1", "micro_batch = 1\ntensor_parallel = 16");

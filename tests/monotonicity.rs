@@ -1,5 +1,9 @@
 //! Better hardware is never slower, and more work never faster. A step is maximum and plus over
 //! durations, so this is exact: no tolerance.
+//!
+//! One exception is real. Libraries choose algorithm and protocol by a table of beliefs, and do
+//! switch to a slower branch when links become faster. With branches prescribed the rule is exact;
+//! with the library's own choice a step may lose up to [`MISCHOICE`].
 
 mod support;
 
@@ -34,11 +38,23 @@ fn step(catalogue: &Catalogue, assignments: &[&str]) -> f64 {
         .seconds
 }
 
+/// Relative loss of a step that a wrong belief of the library may cost: a message costs up to twice
+/// its time in the wrong branch, and less than a twentieth of these steps is exposed communication
+/// whose branch is in doubt.
+const MISCHOICE: f64 = 0.05;
+
+/// Ways to time collectives, and how far a step may be slower on better hardware.
+const MODELS: [(&[&str], f64); 3] = [
+    (&["network.model=levels"], 0.0),
+    (&["network.all_reduce=ring", "network.gather_scatter=ring", "network.protocol=simple"], 0.0),
+    (&[], MISCHOICE),
+];
+
 type Improve = fn(&mut Catalogue);
 
 #[test]
 fn better_hardware_is_never_slower() {
-    let improvements: [(&str, Improve); 8] = [
+    let improvements: [(&str, Improve); 9] = [
         ("network cards", |c| {
             c.nodes.values_mut().for_each(|e| e.item.nic.bandwidth.value.0 *= 2.0)
         }),
@@ -49,6 +65,12 @@ fn better_hardware_is_never_slower() {
             c.fabrics.values_mut().for_each(|e| {
                 e.item.base_latency.value.0 /= 2.0;
                 e.item.step_latency.value.0 /= 2.0;
+            });
+        }),
+        ("latency of the way between nodes", |c| {
+            c.transports.values_mut().for_each(|e| {
+                e.item.base.value.0 /= 2.0;
+                e.item.per_node.value.0 /= 2.0;
             });
         }),
         ("oversubscription", |c| {
@@ -78,8 +100,14 @@ fn better_hardware_is_never_slower() {
         let mut better = catalogue().clone();
         improve(&mut better);
         for plan in PLANS {
-            let (before, after) = (step(catalogue(), plan), step(&better, plan));
-            assert!(after <= before, "{what}: {before} s became {after} s with {plan:?}");
+            for (model, slack) in MODELS {
+                let plan = [plan, model].concat();
+                let (before, after) = (step(catalogue(), &plan), step(&better, &plan));
+                assert!(
+                    after <= before * (1.0 + slack),
+                    "{what}: {before} s became {after} s with {plan:?}"
+                );
+            }
         }
     }
 }

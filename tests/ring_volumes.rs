@@ -8,7 +8,7 @@ mod support;
 
 use support::{SMALL, catalogue, document, setup};
 use trainyard::hardware::Catalogue;
-use trainyard::outcome::{program_of, time_program};
+use trainyard::outcome::{Options, program_of, time_program};
 use trainyard::program::{Action, Collective, Dimension, Program};
 use trainyard::scenario::{Setup, resolve};
 use trainyard::units::{Ratio, Seconds};
@@ -137,7 +137,9 @@ fn a_ring_takes_its_volume_over_the_bandwidth() {
     let ideal = ideal_links();
     for (t, degree) in [(2, "plan.tensor_parallel=2"), (8, "plan.tensor_parallel=8")] {
         for split in ["plan.sequence_parallel=false", "plan.sequence_parallel=true"] {
-            let document = document(SMALL, &[degree, split]).expect("a scenario");
+            // Latency and bandwidth per level; the library's rings are the next test's.
+            let levels = "network.model=levels";
+            let document = document(SMALL, &[degree, split, levels]).expect("a scenario");
             let setup = resolve(&document, &ideal).expect("a setup");
             let program = program_of(&setup);
             let durations = time_program(&setup, &program).expect("times").durations;
@@ -156,6 +158,40 @@ fn a_ring_takes_its_volume_over_the_bandwidth() {
                 }
             }
             assert!(compared >= 2, "{compared}");
+        }
+    }
+}
+
+#[test]
+fn rings_of_the_library_carry_the_volume_and_reach_no_more_than_the_links() {
+    // Prescribed rings put exactly the ring's volume on the links, as floats of whole numbers divided
+    // by powers of two; and take at least as long as the data sheet's bandwidth needs for it, since
+    // latency and efficiency only add.
+    for (t, degree) in [(2, "plan.tensor_parallel=2"), (8, "plan.tensor_parallel=8")] {
+        for split in ["plan.sequence_parallel=false", "plan.sequence_parallel=true"] {
+            let rings = ["network.all_reduce=ring", "network.gather_scatter=ring"];
+            let assignments = [&[degree, split][..], &rings].concat();
+            let options = Options { network: true, ..Options::default() };
+            let result = support::simulate_with(catalogue(), SMALL, &assignments, options)
+                .unwrap_or_else(|error| panic!("{error}"));
+            let node = &catalogue().nodes["dgx-h100"].item;
+            let (inside, card) = (node.scale_up.bandwidth.value.0, node.nic.bandwidth.value.0);
+            let mut compared = [0, 0];
+            for call in result.network.calls.expect("calls") {
+                assert_eq!(call.algorithm.as_deref(), Some("ring"), "{call:?}");
+                let volume = ring(call.collective, call.bytes, call.ranks.into()) as f64;
+                if call.domains == 1 {
+                    assert_eq!((call.scale_up_bytes, call.scale_out_bytes), (volume, 0.0));
+                    assert!(call.seconds >= volume / inside, "{call:?}");
+                } else {
+                    assert_eq!(call.scale_out_bytes, volume, "{call:?}");
+                    // The members of a group on a node have that many cards.
+                    let members = f64::from(call.ranks / call.domains);
+                    assert!(call.seconds >= volume / (members * card), "{call:?}");
+                }
+                compared[usize::from(call.domains > 1)] += 1;
+            }
+            assert!(compared[0] >= 1 && compared[1] >= 1, "t {t}: {compared:?}");
         }
     }
 }

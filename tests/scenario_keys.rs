@@ -59,6 +59,7 @@ const CONTEXT: &str = "step.breakdown.exposed_context";
 const EXPERT: &str = "step.breakdown.exposed_expert";
 const DATA: &str = "step.breakdown.exposed_data";
 const PIPELINE: &str = "step.breakdown.exposed_pipeline";
+const CONTENTION: &str = "network.contention_seconds";
 const BUBBLE: &str = "step.breakdown.pipeline_bubble";
 
 /// Where a result goes when a key changes.
@@ -127,14 +128,69 @@ const MLA: &[&str] =
 const CP: &[&str] = &["plan.context_parallel=8", "training.global_batch=64"];
 const PP4_5: &[&str] = &["plan.pipeline_parallel=4", "model.shape.layers=31"];
 
+/// Gradients are reduced where everybody sees it.
+const BARE: &[&str] = &["software.overlap_gradient_reduce=false"];
+const BARE_4: &[&str] = &["software.overlap_gradient_reduce=false", "cluster.nodes=4"];
+/// Cards are what gradients wait for.
+const SLOW_CARDS: &[&str] =
+    &["software.overlap_gradient_reduce=false", "cluster.fabric=hdr200-clos"];
+/// Two groups of leaf switches with few links between them.
+const TAPERED: &[&str] = &[
+    "software.overlap_gradient_reduce=false",
+    "cluster.nodes=64",
+    "cluster.fabric=hdr200-clos",
+    "training.global_batch=512",
+    "network.oversubscription=4",
+];
+/// Nodes in random order, so that neighbours of a ring hang below different leaves.
+const SCATTERED: &[&str] = &[
+    "software.overlap_gradient_reduce=false",
+    "cluster.nodes=64",
+    "cluster.fabric=hdr200-clos",
+    "training.global_batch=512",
+    "network.placement=random",
+];
+const SCATTERED_TAPERED: &[&str] = &[
+    "software.overlap_gradient_reduce=false",
+    "cluster.nodes=64",
+    "cluster.fabric=hdr200-clos",
+    "training.global_batch=512",
+    "network.placement=random",
+    "network.oversubscription=4",
+];
+/// Four of 48 nodes; 39 of them hang below a leaf with one link up.
+const FOUR_OF_48: &[&str] = &[
+    "software.overlap_gradient_reduce=false",
+    "cluster.nodes=48",
+    "cluster.devices=32",
+    "cluster.fabric=hdr200-clos",
+    "network.oversubscription=39",
+];
+const TP4_PP4: &[&str] = &["plan.tensor_parallel=4", "plan.pipeline_parallel=4"];
+const TP8_RAIL: &[&str] = &["plan.tensor_parallel=8", "network.placement=rail_aware"];
+const MOE_EP32: &[&str] = &[
+    "model.shape.moe={experts = 32, top_k = 4, expert_hidden = 3584}",
+    "plan.sharding=zero1",
+    "plan.expert_parallel=32",
+    "cluster.nodes=4",
+];
+const MOE_PER_NODE: &[&str] = &[
+    "model.shape.moe={experts = 32, top_k = 4, expert_hidden = 3584}",
+    "plan.sharding=zero1",
+    "plan.expert_parallel=32",
+    "cluster.nodes=4",
+    "software.dispatch=per_node",
+];
+
 const NO_GRID: &[&str] = &["account.pue=1.2"];
 
 #[rustfmt::skip]
 const CHANGES: &[Change] = &[
     change("name", &[], "base", "other", &[Becomes("scenario.name", "other"), Stays(STEP)]),
     change("description", &[], ABSENT, "a test", &[Becomes("scenario.description", "a test"), Stays(STEP)]),
-    // Nothing is random yet: the seed is reported, and moves no time.
+    // Without anything random the seed is reported and moves no time.
     change("seed", &[], "0", "7", &[Up("seed"), Stays(STEP)]),
+    change("seed", SCATTERED_TAPERED, "0", "7", &[Up("seed"), Up(DATA)]),
 
     change("model.preset", &[], "llama-3-8b", "llama-2-13b", &[Up(PARAMETERS), Up(STEP)]),
     change("model.shape.layers", &[], "32", "48", &[Up(PARAMETERS), Up(STEP), Up(ACTIVATIONS)]),
@@ -159,6 +215,7 @@ const CHANGES: &[Change] = &[
     change("model.shape.mtp_modules", &[], "0", "1", &[Up(PARAMETERS), Up(STEP)]),
     change("model.shape.moe.experts", MOE, "8", "16", &[Up(PARAMETERS), Up(WEIGHTS)]),
     change("model.shape.moe.top_k", MOE, "2", "4", &[Up(STEP), Up(ACTIVATIONS), Stays(PARAMETERS)]),
+    change("model.shape.moe.node_limit", MOE_PER_NODE, "0", "2", &[Down(EXPERT), Down(STEP)]),
     change("model.shape.moe.expert_hidden", MOE, "14336", "28672", &[Up(PARAMETERS), Up(STEP)]),
     change("model.shape.moe.shared_hidden", MOE, "0", "14336", &[Up(PARAMETERS), Up(STEP)]),
     change("model.shape.moe.dense_layers", MOE, "0", "16", &[Down(PARAMETERS)]),
@@ -183,6 +240,43 @@ const CHANGES: &[Change] = &[
     change("cluster.devices", &[], ABSENT, "8", &[Up(STEP), Down("plan.devices")]),
     change("cluster.fabric", &[], "ndr400-clos", "hdr200-clos", &[Up(STEP), Up(DATA)]),
 
+    change("network.model", BARE, "algorithms", "levels", &[Becomes("network.model", "levels"), Up(DATA)]),
+    change("network.transport", BARE, "infiniband", "ethernet-sockets", &[Up(DATA), Up(STEP)]),
+    change("network.placement", TP8, "block", "strided", &[Up(TENSOR), Up(STEP)]),
+    change("network.placement", TP4_PP4, "block", "rail_aware", &[Up(PIPELINE), Up(STEP)]),
+    change("network.placement", TAPERED, "block", "random", &[Up(DATA), Up(STEP), Up(CONTENTION)]),
+    change("network.placement_group", TP8_RAIL, "8", "2", &[Up(TENSOR), Up(STEP)]),
+    change("network.placement_group", TP8_RAIL, "8", "3", &[Refused("do not fill nodes of 8")]),
+    change("network.node_order", FOUR_OF_48, "[0, 1, 2, 3]", "[0, 40, 1, 41]", &[Up(DATA), Up(CONTENTION)]),
+    change("network.all_reduce", BARE_4, "ring", "tree", &[Up(DATA)]),
+    change("network.all_reduce", TP8, "ring", "in-switch", &[Down(TENSOR)]),
+    change("network.all_reduce", BARE, "ring", "in-switch-tree", &[Down(DATA)]),
+    change("network.all_reduce", BARE_4, "hierarchical", "hierarchical-overlapped", &[Down(DATA)]),
+    change("network.all_reduce", &[], "ring", "direct", &[Refused("no algorithm of an all-reduce")]),
+    change("network.all_reduce", &[], "ring", "two-hop", &[Refused("no algorithm of an all-reduce")]),
+    change("network.gather_scatter", FSDP_BARE, "ring", "hierarchical", &[Up(DATA)]),
+    change("network.gather_scatter", FSDP_BARE, "hierarchical", "hierarchical-overlapped", &[Down(DATA)]),
+    change("network.gather_scatter", FSDP, "ring", "tree", &[Refused("no algorithm of an all-gather")]),
+    change("network.gather_scatter", FSDP, "ring", "in-switch", &[Refused("no algorithm of an all-gather")]),
+    change("network.gather_scatter", FSDP, "ring", "in-switch-tree", &[Refused("no algorithm of an all-gather")]),
+    change("network.gather_scatter", FSDP, "ring", "direct", &[Refused("no algorithm of an all-gather")]),
+    change("network.gather_scatter", FSDP, "ring", "two-hop", &[Refused("no algorithm of an all-gather")]),
+    change("network.all_to_all", MOE_EP32, "direct", "two-hop", &[Up(EXPERT), Up(STEP)]),
+    change("network.all_to_all", MOE_EP32, "direct", "ring", &[Refused("no algorithm of an all-to-all")]),
+    change("network.all_to_all", MOE_EP32, "direct", "tree", &[Refused("no algorithm of an all-to-all")]),
+    change("network.all_to_all", MOE_EP32, "direct", "in-switch", &[Refused("no algorithm of an all-to-all")]),
+    change("network.all_to_all", MOE_EP32, "direct", "in-switch-tree", &[Refused("no algorithm of an all-to-all")]),
+    change("network.all_to_all", MOE_EP32, "direct", "hierarchical", &[Refused("no algorithm of an all-to-all")]),
+    change("network.all_to_all", MOE_EP32, "direct", "hierarchical-overlapped", &[Refused("no algorithm of an all-to-all")]),
+    change("network.protocol", BARE, "simple", "ll128", &[Up(DATA)]),
+    change("network.protocol", BARE, "ll128", "ll", &[Up(DATA), Up(STEP)]),
+    change("network.in_switch_reduction", TP8, "true", "false", &[Up(TENSOR), Up(STEP)]),
+    change("network.oversubscription", SCATTERED, "1", "4", &[Up(DATA), Up(STEP), Up(CONTENTION)]),
+    change("network.routing", SCATTERED, "spread", "hashed", &[Up(DATA), Up(STEP), Up(CONTENTION)]),
+    change("network.variability", SLOW_CARDS, "none", "healthy", &[Up(DATA)]),
+    change("network.variability", SLOW_CARDS, "healthy", "bimodal", &[Up(DATA)]),
+    change("network.variability", SLOW_CARDS, "healthy", "shared_cluster", &[Up(DATA)]),
+
     change("software.stack", &[], "megatron-core", "megatron-lm-sc21", &[Up(STEP)]),
     change("software.attention", &[], "flash", "flash_3", &[Down(STEP)]),
     change("software.attention", &[], "flash", "cudnn", &[Down(STEP)]),
@@ -194,6 +288,7 @@ const CHANGES: &[Change] = &[
     change("software.overlap_tensor", TP8, "true", "false", &[Up(STEP), Up(TENSOR)]),
     change("software.overlap_pipeline", PP4, "true", "false", &[Up(STEP), Up(PIPELINE)]),
     change("software.overlap_context", CP, "true", "false", &[Up(STEP), Up(CONTEXT)]),
+    change("software.dispatch", MOE_EP32, "per_expert", "per_node", &[Down(EXPERT), Down(STEP)]),
     change("software.bucket_mb", &[], "200", "20000", &[Up(STEP), Up(DATA)]),
 
     change("plan.tensor_parallel", &[], "1", "8", &[Down(WEIGHTS), Down(ACTIVATIONS), Up(TENSOR)]),

@@ -63,36 +63,62 @@ pub struct LinkLoad {
     pub capacity: f64,
 }
 
-/// Builds the fabric's graph for so many nodes.
+/// The generator of a fabric's graph, with its parameters.
+enum Generator {
+    Clos(clos::Parameters),
+    RailOnly(rail_only::Parameters),
+    Dragonfly(dragonfly::Parameters),
+}
+
+impl Generator {
+    fn new(fabric: &Fabric, node: &Node, nodes: u32) -> Self {
+        let rate = fabric.link_bandwidth.value.min(node.nic.bandwidth.value).get();
+        let radix = fabric.switch.ports.value.0 as u32;
+        match fabric.topology {
+            Arrangement::RailOptimisedClos | Arrangement::FatTree => Self::Clos(clos::Parameters {
+                cards: nodes.saturating_mul(node.nic.count),
+                cards_per_node: node.nic.count,
+                radix,
+                port_rate: rate,
+                tiers: None,
+                oversubscription: fabric.oversubscription.value.0.max(1.0),
+                rails: fabric.topology == Arrangement::RailOptimisedClos,
+                cards_per_leaf: None,
+            }),
+            Arrangement::RailOnly => Self::RailOnly(rail_only::Parameters {
+                devices: nodes.saturating_mul(node.devices),
+                domain: node.scale_up.domain,
+                radix,
+                port_rate: rate,
+                domain_rate: node.scale_up.bandwidth.value.get(),
+            }),
+            Arrangement::Dragonfly => Self::Dragonfly(dragonfly::Parameters {
+                cards_per_node: node.nic.count,
+                port_rate: rate,
+                ..dragonfly::Parameters::slingshot(nodes)
+            }),
+        }
+    }
+}
+
+/// Whether a fabric can hold so many nodes, without building its graph.
 ///
 /// # Errors
-/// The fabric cannot hold them.
+/// Its switches have too few ports, or its parts cannot be filled.
+pub fn fits(fabric: &Fabric, node: &Node, nodes: u32) -> Result<()> {
+    match Generator::new(fabric, node, nodes) {
+        Generator::Clos(p) => clos::fits(&p),
+        Generator::RailOnly(p) => rail_only::fits(&p),
+        Generator::Dragonfly(p) => dragonfly::fits(&p),
+    }
+}
+
+/// Builds the fabric's graph for so many nodes.
 fn build(fabric: &Fabric, node: &Node, nodes: u32) -> Result<Topology> {
-    let rate = fabric.link_bandwidth.value.min(node.nic.bandwidth.value).get();
-    let radix = fabric.switch.ports.value.0 as u32;
-    let topology = match fabric.topology {
-        Arrangement::RailOptimisedClos | Arrangement::FatTree => clos::build(&clos::Parameters {
-            cards: nodes * node.nic.count,
-            cards_per_node: node.nic.count,
-            radix,
-            port_rate: rate,
-            tiers: None,
-            oversubscription: fabric.oversubscription.value.0.max(1.0),
-            rails: fabric.topology == Arrangement::RailOptimisedClos,
-            cards_per_leaf: None,
-        })?,
-        Arrangement::RailOnly => rail_only::build(&rail_only::Parameters {
-            devices: nodes * node.devices,
-            domain: node.scale_up.domain,
-            radix,
-            port_rate: rate,
-            domain_rate: node.scale_up.bandwidth.value.get(),
-        })?,
-        Arrangement::Dragonfly => dragonfly::build(&dragonfly::Parameters {
-            cards_per_node: node.nic.count,
-            port_rate: rate,
-            ..dragonfly::Parameters::slingshot(nodes)
-        })?,
+    let topology = match Generator::new(fabric, node, nodes) {
+        Generator::Clos(p) => clos::build(&p)?,
+        Generator::RailOnly(p) => rail_only::build(&p)?,
+        Generator::Dragonfly(p) => dragonfly::build(&p)?,
     };
     topology.check()?;
     Ok(topology)
@@ -132,6 +158,12 @@ impl Wires {
         Ok(Self { topology, endpoint, card_rate, hashed })
     }
 
+    /// Paths on this fabric, for all that follows: what it works out about a destination is kept.
+    #[must_use]
+    pub fn router(&self) -> Router<'_> {
+        Router::new(&self.topology)
+    }
+
     /// Directed links a group uses, with the share of each member's rate that crosses them.
     fn uses(
         &self,
@@ -140,12 +172,18 @@ impl Wires {
         group: &[u32],
         pattern: Pattern,
     ) -> Result<Vec<(u32, f64)>> {
-        let mut domains: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        // Rings go through domains in the order of their first ranks, as libraries build them:
+        // they do not know which nodes share a leaf.
+        let mut number: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut domains: Vec<Vec<u32>> = Vec::new();
         for rank in group {
             let device = sites.device(*rank);
-            domains.entry(device / sites.domain).or_default().push(device);
+            let at = *number.entry(device / sites.domain).or_insert_with(|| {
+                domains.push(Vec::new());
+                domains.len() - 1
+            });
+            domains[at].push(device);
         }
-        let domains: Vec<Vec<u32>> = domains.into_values().collect();
         let mut edges: Vec<(u32, u32, f64)> = Vec::new();
         match pattern {
             Pattern::Pair if domains.len() == 2 => {
@@ -203,15 +241,15 @@ impl Wires {
     /// Two members are not connected.
     pub fn shares<'g>(
         &self,
+        router: &mut Router<'_>,
         sites: &Sites,
         groups: impl Iterator<Item = &'g [u32]>,
         pattern: Pattern,
     ) -> Result<Vec<u16>> {
-        let mut router = Router::new(&self.topology);
         let mut problem = coflow::problem_of(&self.topology);
         let mut index = Vec::new();
         for group in groups {
-            let uses = self.uses(&mut router, sites, group, pattern)?;
+            let uses = self.uses(router, sites, group, pattern)?;
             if uses.is_empty() {
                 index.push(None);
                 continue;
@@ -230,6 +268,7 @@ impl Wires {
     /// Two members are not connected.
     pub fn load<'g>(
         &self,
+        router: &mut Router<'_>,
         loads: &mut Vec<f64>,
         sites: &Sites,
         groups: impl Iterator<Item = &'g [u32]>,
@@ -237,13 +276,12 @@ impl Wires {
         bytes: impl Fn(usize) -> f64,
     ) -> Result<()> {
         loads.resize(self.topology.graph.edge_count() * 2, 0.0);
-        let mut router = Router::new(&self.topology);
         for (number, group) in groups.enumerate() {
             let each = bytes(number);
             if each <= 0.0 {
                 continue;
             }
-            for (link, weight) in self.uses(&mut router, sites, group, pattern)? {
+            for (link, weight) in self.uses(router, sites, group, pattern)? {
                 loads[link as usize] += weight * each;
             }
         }
@@ -296,7 +334,9 @@ mod tests {
         // Rings along rails, as of data parallelism with 8-way tensor parallelism.
         let groups: Vec<Vec<u32>> =
             (0..8).map(|rail| (0..nodes).map(|n| n * 8 + rail).collect()).collect();
-        wires.shares(&sites, groups.iter().map(Vec::as_slice), Pattern::Ring).unwrap()
+        wires
+            .shares(&mut wires.router(), &sites, groups.iter().map(Vec::as_slice), Pattern::Ring)
+            .unwrap()
     }
 
     #[test]

@@ -7,13 +7,15 @@
 use super::collective::{
     self, Algorithm, LibraryModel, Links, Operation, Protocol, Request, TransportModel,
 };
+use super::sites::card_rate;
 use super::{CollectiveTime, CollectiveTimes, GroupPlace};
 use crate::error::Result;
 use crate::hardware::{CollectiveLibrary, DeviceLinks, Fabric, Node, Topology, Transport};
 use crate::program::{Collective, CollectiveCall};
 use crate::units::{Bytes, BytesPerSecond, Seconds};
 
-/// What the user prescribes instead of leaving it to the library.
+/// What the user prescribes instead of leaving it to the library, for all groups for which the
+/// library has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Choices {
     /// Algorithm of all-reduces.
@@ -59,28 +61,19 @@ impl<'a> Fitted<'a> {
         }
     }
 
-    /// Card rate of one member: the node's cards shared out over its devices, since the sister
-    /// groups of a family communicate at the same time.
-    fn card_rate(&self, place: &GroupPlace) -> BytesPerSecond {
-        let Some(fabric) = self.fabric else { return BytesPerSecond::ZERO };
-        let card = self.node.nic.bandwidth.value.min(fabric.link_bandwidth.value);
-        let per_device = card * (f64::from(self.node.nic.count) / f64::from(self.node.devices));
-        let taper = if place.one_leaf || place.share < 1000 {
-            1.0
-        } else {
-            fabric.oversubscription.value.0.max(1.0)
-        };
-        per_device * (f64::from(place.share) / 1000.0 / taper)
-    }
-
-    /// Scale-up rate of a member of a group with so many members in a domain.
+    /// Specified scale-up rate of a member of a group with so many members in a domain. Where links
+    /// are point-to-point a group uses a share of them: of all that a device has, or, where links
+    /// differ, of the widest, as the library's file says.
     fn inside_rate(&self, members: u32) -> BytesPerSecond {
         let share =
             self.device.group_share.as_ref().map_or(1.0, |curve| curve.at(f64::from(members)));
-        self.node.scale_up.bandwidth.value * share
+        let links = &self.node.scale_up.links;
+        let widest = links.iter().map(|class| class.bandwidth.value).reduce(BytesPerSecond::max);
+        widest.unwrap_or(self.node.scale_up.bandwidth.value) * share
     }
 
-    /// Rate of the links between the two devices of a pair, where links differ.
+    /// Specified rate of the links between the two devices of a pair, where links differ; what of
+    /// it is reached is the library's.
     fn pair_rate(&self, place: &GroupPlace) -> Option<BytesPerSecond> {
         let wanted = place.pair?;
         let class = self
@@ -89,7 +82,24 @@ impl<'a> Fitted<'a> {
             .links
             .iter()
             .find(|class| class.pairs.iter().any(|[x, y]| (*x.min(y), *x.max(y)) == wanted))?;
-        Some(class.measured.as_ref().unwrap_or(&class.bandwidth).value)
+        Some(class.bandwidth.value)
+    }
+
+    /// Takes back what is prescribed where the library has no such branch for the group: a tree
+    /// needs several domains, reduction in the switch has one protocol. The protocol goes first.
+    fn drop_impossible(&self, request: &mut Request) {
+        let exists = |request: &Request| {
+            collective::tuner::choose(&self.library, self.transport.as_ref(), request).is_some()
+        };
+        let wanted = request.protocol;
+        if exists(request) {
+            return;
+        }
+        request.protocol = None;
+        if !exists(request) {
+            request.algorithm = None;
+            request.protocol = wanted;
+        }
     }
 
     /// Traffic between rails has to change rails inside a domain: there is no spine.
@@ -117,7 +127,9 @@ impl CollectiveTimes for Fitted<'_> {
             scale_up_bandwidth: self
                 .pair_rate(place)
                 .unwrap_or_else(|| self.inside_rate(place.shape.max_per_node)),
-            nic_bandwidth: self.card_rate(place),
+            nic_bandwidth: self
+                .fabric
+                .map_or(BytesPerSecond::ZERO, |fabric| card_rate(self.node, fabric, place)),
         };
         let crosses = place.shape.nodes > 1;
         let mut request = Request::new(operation, Bytes(call.bytes as f64), place.shape, links);
@@ -141,6 +153,7 @@ impl CollectiveTimes for Fitted<'_> {
             }
             Operation::Broadcast | Operation::Reduce => request.protocol = self.choices.protocol,
         }
+        self.drop_impossible(&mut request);
         let prediction = collective::predict(&self.library, self.transport.as_ref(), &request)?;
         let mut time = prediction.time;
         if operation == Operation::SendReceive && crosses && !place.aligned && self.rails_only() {

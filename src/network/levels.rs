@@ -12,6 +12,7 @@ use crate::hardware::{Fabric, Node};
 use crate::program::{Collective, CollectiveCall};
 use crate::units::{Bytes, BytesPerSecond, Seconds};
 
+use super::sites::card_rate;
 use super::{CollectiveTime, CollectiveTimes, GroupPlace};
 use crate::error::Result;
 
@@ -48,13 +49,10 @@ impl<'a> Levels<'a> {
 
     /// The network level for a group with `members` ranks in each domain: rate of all of them
     /// together.
-    fn across(&self, members: u32) -> Option<Level> {
+    fn across(&self, members: u32, place: &GroupPlace) -> Option<Level> {
         let fabric = self.fabric?;
-        let card = self.node.nic.bandwidth.value.min(fabric.link_bandwidth.value);
-        let per_device = card * (f64::from(self.node.nic.count) / f64::from(self.node.devices));
-        let rate = per_device
-            * f64::from(members)
-            * (fabric.achieved.value.0 / fabric.oversubscription.value.0.max(1.0));
+        let card = card_rate(self.node, fabric, place);
+        let rate = card * (f64::from(members) * fabric.achieved.value.0);
         Some(Level { base: fabric.base_latency.value, step: fabric.step_latency.value, rate })
     }
 
@@ -85,7 +83,7 @@ impl<'a> Levels<'a> {
                 });
             return inside.base + bytes / rate;
         }
-        match self.across(1) {
+        match self.across(1, place) {
             Some(level) => level.base + bytes / level.rate,
             None => Seconds::ZERO,
         }
@@ -139,7 +137,7 @@ impl Levels<'_> {
             }
             return flat;
         }
-        let Some(across) = self.across(place.shape.min_per_node) else {
+        let Some(across) = self.across(place.shape.min_per_node, place) else {
             return Seconds::ZERO;
         };
         let per_node = self.per_node(place);

@@ -21,7 +21,7 @@ mod sites;
 pub mod topology;
 pub mod variability;
 
-pub use contention::{LinkLoad, Pattern, Wires};
+pub use contention::{LinkLoad, Pattern, Wires, fits};
 pub use fitted::{Choices, Fitted};
 pub use levels::Levels;
 pub use sites::{GroupPlace, Sites};

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use super::collective::GroupShape;
 use super::placement::Placement;
+use crate::hardware::{Fabric, Node};
+use crate::units::BytesPerSecond;
 
 /// The places of a cluster's ranks, and what of its shape collectives see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +99,21 @@ impl Sites {
             share: 1000,
         }
     }
+}
+
+/// Card rate of one member of a group, one direction: the node's cards shared out over its devices,
+/// since the sister groups of a family communicate at the same time, and what of it the group gets
+/// on links between switches.
+pub(super) fn card_rate(node: &Node, fabric: &Fabric, place: &GroupPlace) -> BytesPerSecond {
+    let card = node.nic.bandwidth.value.min(fabric.link_bandwidth.value);
+    let per_device = card * (f64::from(node.nic.count) / f64::from(node.devices));
+    // A share that was solved for has the taper in it.
+    let taper = if place.one_leaf || place.share < 1000 {
+        1.0
+    } else {
+        fabric.oversubscription.value.0.max(1.0)
+    };
+    per_device * (f64::from(place.share) / 1000.0 / taper)
 }
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
     }
 
     let meetings = time_meetings(setup, program)?;
+    warnings.extend(meetings.unused.iter().cloned());
     for (reason, calls) in &meetings.extrapolated {
         warnings.push(format!("extrapolated: {reason}: {}", calls.join(", ")));
     }

@@ -17,6 +17,12 @@ use super::result::{CallInfo, LinkInfo, NetworkInfo, TierInfo};
 /// Links listed as the busiest.
 const WORST: usize = 10;
 
+/// Bytes of the smallest measured message.
+const SMALLEST: u64 = 512;
+
+/// Links whose use differs by less, relative, are one line.
+const ALIKE: f64 = 1e-3;
+
 /// The calls of a program with their places and times.
 #[derive(Clone, Debug)]
 pub struct Meetings {
@@ -30,6 +36,8 @@ pub struct Meetings {
     predicted: Vec<BTreeMap<usize, Vec<CollectiveTime>>>,
     /// Extra time of each call on shared links, by family, call and class.
     contended: Vec<BTreeMap<usize, Vec<Seconds>>>,
+    /// Keys that prescribe what no call of the step uses, with why.
+    pub unused: Vec<String>,
     /// Reasons why calls lie outside of what was measured, with the calls.
     pub extrapolated: BTreeMap<&'static str, Vec<String>>,
 }
@@ -163,6 +171,7 @@ pub fn time_meetings(setup: &Setup<'_>, program: &Program) -> Result<Meetings> {
     let sites = sites_of(setup);
     let network = model(setup);
     let wires = if shares_links(setup) { wires(setup)? } else { None };
+    let mut router = wires.as_ref().map(Wires::router);
     let slowdown = setup.stack.in_training.collectives.value.0;
     let mut meetings = Meetings {
         times: Vec::with_capacity(program.families.len()),
@@ -170,12 +179,13 @@ pub fn time_meetings(setup: &Setup<'_>, program: &Program) -> Result<Meetings> {
         places: Vec::with_capacity(program.families.len()),
         predicted: Vec::with_capacity(program.families.len()),
         contended: Vec::with_capacity(program.families.len()),
+        unused: Vec::new(),
         extrapolated: BTreeMap::new(),
     };
     for (family, calls) in program.families.iter().zip(calls_of(program)) {
-        let shares = match &wires {
-            Some(wires) if !calls.is_empty() => {
-                wires.shares(&sites, family.groups.iter(), pattern(program, &calls))?
+        let shares = match (&wires, &mut router) {
+            (Some(wires), Some(router)) if !calls.is_empty() => {
+                wires.shares(router, &sites, family.groups.iter(), pattern(program, &calls))?
             }
             _ => Vec::new(),
         };
@@ -204,7 +214,9 @@ pub fn time_meetings(setup: &Setup<'_>, program: &Program) -> Result<Meetings> {
             let mut extra = Vec::with_capacity(order.len());
             for place in &order {
                 let time = network.time(call, place)?;
-                for reason in &time.extrapolated {
+                // A few bytes take the latency of the smallest message that was measured.
+                let reasons = if call.bytes < SMALLEST { &[][..] } else { &time.extrapolated };
+                for reason in reasons {
                     let names: &mut Vec<String> = meetings.extrapolated.entry(reason).or_default();
                     if !names.contains(&call.name) {
                         names.push(call.name.clone());
@@ -230,7 +242,48 @@ pub fn time_meetings(setup: &Setup<'_>, program: &Program) -> Result<Meetings> {
         meetings.predicted.push(predicted);
         meetings.contended.push(contended);
     }
+    meetings.unused = unused(setup, program, &meetings);
     Ok(meetings)
+}
+
+/// What `[network]` prescribes and no call uses.
+fn unused(setup: &Setup<'_>, program: &Program, meetings: &Meetings) -> Vec<String> {
+    use Collective::{AllGather, AllReduce, AllToAll, Broadcast, ReduceScatter};
+    let choices = &setup.network.choices;
+    // Calls of these patterns, as they were made.
+    let made = |patterns: &'static [Collective]| {
+        meetings
+            .predicted
+            .iter()
+            .flatten()
+            .filter(|(call, _)| patterns.contains(&program.calls[**call].collective))
+            .flat_map(|(_, by_place)| by_place)
+    };
+    let mut unused = Vec::new();
+    for (key, patterns, wanted) in [
+        ("all_reduce", &[AllReduce][..], choices.all_reduce),
+        ("gather_scatter", &[AllGather, ReduceScatter], choices.gather_scatter),
+        ("all_to_all", &[AllToAll], choices.all_to_all),
+    ] {
+        if let Some(wanted) = wanted
+            && !made(patterns).any(|time| time.algorithm == Some(wanted))
+        {
+            unused.push(format!(
+                "network.{key} = {} has no effect: no group of this step can use it",
+                wanted.as_str()
+            ));
+        }
+    }
+    if let Some(wanted) = choices.protocol
+        && !made(&[AllReduce, AllGather, ReduceScatter, Broadcast])
+            .any(|time| time.protocol == Some(wanted))
+    {
+        unused.push(format!(
+            "network.protocol = {} has no effect: no call of this step can use it",
+            wanted.as_str()
+        ));
+    }
+    unused
 }
 
 /// How often each call of each family is made by the members of each group: by family, then call.
@@ -317,6 +370,7 @@ pub fn network_info(
     if details && let Some(wires) = wires(setup)? {
         let sites = sites_of(setup);
         let mut loads = Vec::new();
+        let mut router = wires.router();
         for (f, family) in program.families.iter().enumerate() {
             let called: Vec<usize> = counts[f].keys().copied().collect();
             if called.is_empty() {
@@ -332,7 +386,7 @@ pub fn network_info(
                 counts[f].iter().map(each).sum::<f64>() / f64::from(place.shape.min_per_node.max(1))
             };
             let pattern = pattern(program, &called);
-            wires.load(&mut loads, &sites, family.groups.iter(), pattern, bytes)?;
+            wires.load(&mut router, &mut loads, &sites, family.groups.iter(), pattern, bytes)?;
         }
         let mut links = wires.describe(&loads);
         let utilisation = |bytes: f64, capacity: f64| bytes / (capacity * step.0);
@@ -358,17 +412,23 @@ pub fn network_info(
             let used = |l: &crate::network::LinkLoad| utilisation(l.bytes, l.capacity);
             used(b).total_cmp(&used(a)).then_with(|| a.name.cmp(&b.name))
         });
-        links.truncate(WORST);
-        worst = Some(
-            links
-                .into_iter()
-                .map(|link| LinkInfo {
-                    utilisation: utilisation(link.bytes, link.capacity),
+        // Links that carry the same are one line.
+        let mut lines: Vec<LinkInfo> = Vec::new();
+        for link in links {
+            let used = utilisation(link.bytes, link.capacity);
+            let full = lines.len() == WORST;
+            match lines.last_mut().filter(|line| used >= line.utilisation * (1.0 - ALIKE)) {
+                Some(line) => line.alike += 1,
+                None if full => break,
+                None => lines.push(LinkInfo {
                     link: link.name,
                     bytes: link.bytes,
-                })
-                .collect(),
-        );
+                    utilisation: used,
+                    alike: 0,
+                }),
+            }
+        }
+        worst = Some(lines);
     }
     Ok(NetworkInfo {
         model: if setup.network.library.is_some() { "algorithms" } else { "levels" }.to_owned(),

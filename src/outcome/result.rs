@@ -367,7 +367,7 @@ pub struct TierInfo {
     pub max_utilisation: f64,
 }
 
-/// A busy link.
+/// A busy link, and how many are like it.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct LinkInfo {
     /// Its two ends, in the direction of travel.
@@ -376,4 +376,6 @@ pub struct LinkInfo {
     pub bytes: f64,
     /// Over what it could carry in it.
     pub utilisation: f64,
+    /// Further links that are as busy.
+    pub alike: u64,
 }

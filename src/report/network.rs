@@ -2,74 +2,25 @@
 
 use std::fmt::Write as _;
 
-use crate::outcome::NetworkInfo;
-use crate::units::{Seconds, human_time, si, significant};
+use crate::outcome::{CallInfo, NetworkInfo};
+use crate::units::{Seconds, human_time, si};
+
+/// Busiest links shown.
+const LINKS: usize = 5;
 
 /// Calls and links of a result as text of at most 100 columns; empty where they were not asked for.
 #[must_use]
 pub fn network_text(network: &NetworkInfo) -> String {
     let mut t = String::new();
     if let Some(calls) = &network.calls {
-        let of = |name: &Option<String>, what: &str| {
-            name.as_ref().map_or(String::new(), |name| format!("; {what} {name}"))
-        };
-        let _ = writeln!(
-            t,
-            "\nCommunication by call (timed by {}{}{})",
-            network.model,
-            of(&network.library, "library"),
-            of(&network.transport, "transport")
-        );
-        let _ = writeln!(
-            t,
-            "  {:26} {:14} {:>9} {:>11} {:>6} {:>10}  branch",
-            "who and what", "pattern", "size", "ranks", "times", "each"
-        );
-        for call in calls {
-            let branch = match (&call.algorithm, &call.protocol) {
-                (Some(algorithm), Some(protocol)) => format!("{algorithm} {protocol}"),
-                _ => String::new(),
-            };
-            let who = if call.family == call.call {
-                call.call.clone()
-            } else {
-                format!("{}: {}", call.family, call.call)
-            };
-            let short: String = if who.chars().count() > 26 {
-                who.chars().take(25).chain(['…']).collect()
-            } else {
-                who
-            };
-            let ranks = if call.domains > 1 {
-                format!("{} on {}", call.ranks, call.domains)
-            } else {
-                call.ranks.to_string()
-            };
-            let _ = writeln!(
-                t,
-                "  {short:26} {:14} {:>9} {ranks:>11} {:>6} {:>10}  {branch}",
-                call.collective.to_string(),
-                si(call.bytes as f64, "B"),
-                call.per_step,
-                human_time(Seconds(call.seconds)),
-            );
-            if call.share_of_rate < 1.0 {
-                let _ = writeln!(
-                    t,
-                    "  {:26} {} % of its cards' rate on shared links, {} of it for that",
-                    "",
-                    significant(call.share_of_rate * 100.0, 3),
-                    human_time(Seconds(call.contention_seconds))
-                );
-            }
-        }
+        calls_text(&mut t, network, calls);
     }
     if let Some(tiers) = &network.tiers {
         let _ = writeln!(t, "\nLinks between nodes, share of what they could carry in the step");
         for tier in tiers {
             let _ = writeln!(
                 t,
-                "  {:34} {:>7} links   mean {:>5.1} %   busiest {:>5.1} %",
+                "  {:34} {:>8} links   mean {:>5.1} %   busiest {:>5.1} %",
                 tier.tier,
                 tier.links,
                 tier.mean_utilisation * 100.0,
@@ -79,15 +30,109 @@ pub fn network_text(network: &NetworkInfo) -> String {
     }
     if let Some(links) = network.worst_links.as_ref().filter(|links| !links.is_empty()) {
         let _ = writeln!(t, "  the busiest:");
-        for link in links {
+        for link in links.iter().take(LINKS) {
+            let alike = match link.alike {
+                0 => String::new(),
+                more => format!(" and {more} like it"),
+            };
             let _ = writeln!(
                 t,
                 "    {:60} {:>9} {:>6.1} %",
-                link.link,
+                format!("{}{alike}", link.link),
                 si(link.bytes, "B"),
                 link.utilisation * 100.0
             );
         }
     }
     t
+}
+
+/// Calls that say the same.
+struct Row<'a> {
+    call: &'a CallInfo,
+    /// Families that make the call alike.
+    families: usize,
+}
+
+/// Families that differ in the pipeline stages they join are one.
+fn family(call: &CallInfo) -> &str {
+    let pair = call.family.strip_prefix("pipeline ");
+    if pair.is_some_and(|rest| rest.contains('>')) { "pipeline" } else { &call.family }
+}
+
+/// Whether two calls differ in nothing but the stages they join.
+fn same(a: &CallInfo, b: &CallInfo) -> bool {
+    family(a) == family(b)
+        && (a.call == b.call && a.collective == b.collective && a.bytes == b.bytes)
+        && (a.ranks, a.domains, a.per_step) == (b.ranks, b.domains, b.per_step)
+        && (&a.algorithm, &a.protocol) == (&b.algorithm, &b.protocol)
+        && a.seconds == b.seconds
+        && a.share_of_rate == b.share_of_rate
+}
+
+fn calls_text(t: &mut String, network: &NetworkInfo, calls: &[CallInfo]) {
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    for call in calls {
+        match rows.iter_mut().find(|row| same(row.call, call)) {
+            Some(row) => row.families += 1,
+            None => rows.push(Row { call, families: 1 }),
+        }
+    }
+    let how = match (&network.library, &network.transport) {
+        (Some(library), Some(transport)) => format!("{library} over {transport}"),
+        (Some(library), None) => library.clone(),
+        (None, _) => "latency and bandwidth per level".to_owned(),
+    };
+    let _ = writeln!(t, "\nCommunication by call, in the slowest group ({how})");
+    let _ = writeln!(
+        t,
+        "    {:17} {:14} {:>7} {:>6} {:>7} {:>7}  branch",
+        "", "", "size", "times", "each", "all"
+    );
+    let mut heading = None;
+    for Row { call, families } in rows {
+        let group = (family(call), call.ranks, call.domains);
+        if heading != Some(group) {
+            heading = Some(group);
+            let domains = match (call.ranks, call.domains) {
+                (1, _) => "1 rank".to_owned(),
+                (ranks, 1) => format!("{ranks} ranks in one scale-up domain"),
+                (ranks, domains) => format!("{ranks} ranks in {domains} scale-up domains"),
+            };
+            let _ = writeln!(t, "  {}: {domains}", group.0);
+        }
+        let branch = match (&call.algorithm, &call.protocol) {
+            (Some(algorithm), Some(protocol)) => format!("{algorithm} {protocol}"),
+            _ => String::new(),
+        };
+        let name = match families {
+            1 => call.call.clone(),
+            pairs => format!("between {pairs} pairs"),
+        };
+        let line = format!(
+            "    {:17} {:14} {:>7} {:>6} {:>7} {:>7}  {branch}",
+            clipped(&name, 17),
+            call.collective.to_string().replace('_', "-"),
+            si(call.bytes as f64, "B"),
+            call.per_step,
+            human_time(Seconds(call.seconds)),
+            human_time(Seconds(call.seconds * call.per_step as f64)),
+        );
+        let _ = writeln!(t, "{}", line.trim_end());
+        if call.share_of_rate < 1.0 {
+            let _ = writeln!(
+                t,
+                "      gets {:.1} % of its cards' rate on shared links, which costs {} of each",
+                call.share_of_rate * 100.0,
+                human_time(Seconds(call.contention_seconds))
+            );
+        }
+    }
+}
+
+fn clipped(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width - 1).chain(['\u{2026}']).collect()
 }

@@ -99,6 +99,7 @@ pub(super) fn check_model(model: &Model) -> Result<(), TooLarge> {
 pub(super) fn check_work(scenario: &Scenario, model: &Model, devices: u32) -> Result<(), TooLarge> {
     let (plan, training) = (&scenario.plan, &scenario.training);
     limit("cluster.devices", "devices", devices.into(), DEVICES)?;
+    limit("cluster.nodes", "nodes", scenario.cluster.nodes.into(), DEVICES)?;
     limit("plan.pipeline_parallel", "stages", plan.pipeline_parallel.into(), STAGES)?;
     let sequence = u64::from(training.sequence_length);
     limit("training.sequence_length", "tokens per sequence", sequence, SEQUENCE)?;

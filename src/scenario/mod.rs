@@ -4,8 +4,10 @@
 //! fills in documented defaults and checks that everything fits together.
 
 mod limits;
+mod network;
 mod resolve;
 
+pub use network::Network;
 pub use resolve::{Account, Setup, resolve};
 
 use schemars::JsonSchema;

@@ -2,17 +2,16 @@
 
 use crate::error::{Error, InputError, PlanError, Result};
 use crate::hardware::{
-    Accelerator, AttentionKernel, Catalogue, CollectiveLibrary, DeviceLinks, Dispatch, Fabric,
-    GradientType, Grid, Node, PriceSheet, Stack, Transport,
+    Accelerator, AttentionKernel, Catalogue, Dispatch, Fabric, GradientType, Grid, Node,
+    PriceSheet, Stack,
 };
 use crate::input::Document;
-use crate::network::Choices;
-use crate::network::placement::{Placement, Strategy};
 use crate::plan::{DEFAULT_ORDER, Plan, PlanRequest, Sharding};
 use crate::program::Precision;
 use crate::workload::{Model, Recipe};
 
-use super::{DEFAULT_GRID, NetworkModel, PlacementStrategy, Scenario, ShardingScheme, limits};
+use super::network::{self, Network};
+use super::{DEFAULT_GRID, Scenario, ShardingScheme, limits};
 
 /// A scenario whose names are looked up and whose plan multiplies out.
 #[derive(Clone, Debug)]
@@ -41,21 +40,6 @@ pub struct Setup<'a> {
     pub recipe: Recipe,
     /// Prices and grid.
     pub account: Account<'a>,
-}
-
-/// What collectives are timed with.
-#[derive(Clone, Debug)]
-pub struct Network<'a> {
-    /// Collective library and the accelerator's links in its terms; `None`: by levels.
-    pub library: Option<(&'a CollectiveLibrary, &'a DeviceLinks)>,
-    /// Way between nodes.
-    pub transport: Option<&'a Transport>,
-    /// What the scenario prescribes.
-    pub choices: Choices,
-    /// The fabric with the scenario's oversubscription.
-    pub fabric: Option<Fabric>,
-    /// Places of the ranks.
-    pub placement: Placement,
 }
 
 /// What costs and emissions are computed with.
@@ -134,6 +118,9 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
     let software = &scenario.software;
     let stack = catalogue.stack(&software.stack).map_err(|e| place("software.stack", e))?;
 
+    if software.dispatch.is_some() && model.moe.is_none() {
+        return Err(at("software.dispatch", "has no effect, since the model has no experts", None));
+    }
     let table = &scenario.plan;
     limits::check_work(&scenario, &model, devices)
         .map_err(|(key, message)| at(key, &message, None))?;
@@ -231,7 +218,7 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         }
     }
 
-    let network = network(&scenario, catalogue, node, fabric, stack, devices)
+    let network = network::resolve(&scenario, catalogue, (node, fabric, stack), devices)
         .map_err(|(key, error)| place(key, error))?;
 
     let accounts = &scenario.account;
@@ -258,106 +245,6 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         plan,
         recipe,
     })
-}
-
-/// Looks up what `[network]` names, and puts ranks on nodes.
-///
-/// # Errors
-/// The key that is wrong, and why.
-fn network<'a>(
-    scenario: &Scenario,
-    catalogue: &'a Catalogue,
-    node: &'a Node,
-    fabric: Option<&'a Fabric>,
-    stack: &'a Stack,
-    devices: u32,
-) -> std::result::Result<Network<'a>, (&'static str, Error)> {
-    let table = &scenario.network;
-    let refuse = |key, message: &str| Err((key, Error::Unsupported(message.to_owned())));
-    let library = match table.model {
-        Some(NetworkModel::Levels) => None,
-        wanted => {
-            let found = catalogue.library_of(&node.accelerator, stack.collectives);
-            if wanted.is_some() && found.is_none() {
-                return refuse(
-                    "network.model",
-                    &format!("the catalogue has no collective library for {}", node.accelerator),
-                );
-            }
-            found
-        }
-    };
-    let by_levels = library.is_none();
-    for (key, given) in [
-        ("network.all_reduce", table.all_reduce.is_some()),
-        ("network.gather_scatter", table.gather_scatter.is_some()),
-        ("network.all_to_all", table.all_to_all.is_some()),
-        ("network.protocol", table.protocol.is_some()),
-        ("network.transport", table.transport.is_some()),
-        ("network.in_switch_reduction", table.in_switch_reduction.is_some()),
-    ] {
-        if given && by_levels {
-            return refuse(key, "has no effect where collectives are timed by levels");
-        }
-    }
-    let transport = match (&table.transport, fabric) {
-        (Some(name), Some(_)) => {
-            Some(catalogue.transport(name).map_err(|e| ("network.transport", e))?)
-        }
-        (Some(_), None) => {
-            return refuse("network.transport", "has no effect, since no fabric is named");
-        }
-        (None, Some(fabric)) => {
-            Some(catalogue.transport(&fabric.transport).map_err(|e| ("cluster.fabric", e))?)
-        }
-        (None, None) => None,
-    };
-    let mut fabric = fabric.cloned();
-    if let Some(ratio) = table.oversubscription {
-        if !(ratio.is_finite() && (1.0..=64.0).contains(&ratio)) {
-            return refuse("network.oversubscription", "must be between 1 and 64");
-        }
-        match &mut fabric {
-            Some(fabric) => fabric.oversubscription.value.0 = ratio,
-            None => {
-                return refuse(
-                    "network.oversubscription",
-                    "has no effect, since no fabric is named",
-                );
-            }
-        }
-    }
-    if table.in_switch_reduction == Some(true) && !node.scale_up.in_switch_reduction {
-        return refuse("network.in_switch_reduction", "the node's switches cannot reduce");
-    }
-    let group = table.placement_group.unwrap_or(scenario.plan.tensor_parallel);
-    if table.placement_group.is_some() && table.placement != PlacementStrategy::RailAware {
-        return refuse("network.placement_group", "needs placement = \"rail_aware\"");
-    }
-    let strategy = match table.placement {
-        PlacementStrategy::Block => Strategy::Block,
-        PlacementStrategy::Strided => Strategy::Strided,
-        PlacementStrategy::RailAware => Strategy::RailAware { group },
-        PlacementStrategy::Random => Strategy::Random { seed: scenario.seed },
-    };
-    let nodes = scenario.cluster.nodes;
-    let placement = match &table.node_order {
-        Some(_) if table.placement != PlacementStrategy::Block => {
-            return refuse("network.node_order", "needs placement = \"block\"");
-        }
-        Some(order) => Placement::in_order(order, devices, nodes, node.devices)
-            .map_err(|e| ("network.node_order", e))?,
-        None => Placement::new(strategy, devices, nodes, node.devices)
-            .map_err(|e| ("network.placement", e))?,
-    };
-    let choices = Choices {
-        all_reduce: table.all_reduce,
-        gather_scatter: table.gather_scatter,
-        all_to_all: table.all_to_all,
-        protocol: table.protocol,
-        no_in_switch: table.in_switch_reduction == Some(false),
-    };
-    Ok(Network { library, transport, choices, fabric, placement })
 }
 
 fn plan_error(document: &Document, error: &PlanError) -> Error {

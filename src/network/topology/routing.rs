@@ -69,7 +69,8 @@ impl Route {
     }
 }
 
-/// Finds routes; keeps the distances to the destinations it was asked for.
+/// Finds routes; keeps the distances to the destinations it was asked for,
+/// or to their switches.
 #[derive(Debug)]
 pub struct Router<'a> {
     topology: &'a Topology,
@@ -110,13 +111,22 @@ impl<'a> Router<'a> {
         })
     }
 
+    /// The neighbour of a node that has only one, over one link or several.
+    fn only_neighbour(&self, node: NodeIndex<u32>) -> Option<NodeIndex<u32>> {
+        let mut neighbours = self.topology.graph.neighbors(node);
+        let first = neighbours.next()?;
+        neighbours.all(|other| other == first).then_some(first)
+    }
+
     /// The path of the flow `label` between two nodes.
     ///
     /// # Errors
     /// The two are not connected.
     pub fn route(&mut self, from: NodeIndex<u32>, to: NodeIndex<u32>, label: u64) -> Result<Route> {
         let topology = self.topology;
-        let distance = self.distances(to);
+        // Every path to a card ends at its switch, so that one search serves all cards there.
+        let via = self.only_neighbour(to).filter(|_| from != to).unwrap_or(to);
+        let distance = self.distances(via);
         if distance.get(from.index()).is_none_or(|d| *d == u16::MAX) {
             return Err(Error::Unsupported(format!(
                 "{}: {} and {} are not connected",
@@ -129,13 +139,16 @@ impl<'a> Router<'a> {
         let mut at = from;
         let flow = mix(mix(from.index() as u64) ^ mix((to.index() as u64) << 32) ^ label);
         while at != to {
-            let closer = distance[at.index()] - 1;
+            let closer = distance[at.index()].checked_sub(1);
             // Edges in index order, so that the choice does not depend on adjacency order; by
             // capacity first, as switches hash over the members of a trunk.
             let mut candidates: Vec<_> = topology
                 .graph
                 .edges(at)
-                .filter(|e| distance[e.target().index()] == closer)
+                .filter(|e| match closer {
+                    Some(closer) => distance[e.target().index()] == closer,
+                    None => e.target() == to,
+                })
                 .map(|e| (e.id(), e.target(), u64::from(e.weight().cables)))
                 .collect();
             candidates.sort_by_key(|(id, _, _)| id.index());

@@ -160,6 +160,14 @@ fn join(
     }
 }
 
+/// Whether the cards fit, without building anything.
+///
+/// # Errors
+/// As [`build`].
+pub fn fits(p: &Parameters) -> Result<()> {
+    plan(p).map(|_| ())
+}
+
 /// Builds the network; endpoints are the cards.
 ///
 /// # Errors

@@ -41,18 +41,18 @@ impl Parameters {
     }
 }
 
-/// Builds the network; endpoints are the cards. Cards of a node sit on different switches.
+/// Whether the cards fit, without building anything.
 ///
 /// # Errors
 /// A switch would need more ports than it has.
-pub fn build(p: &Parameters) -> Result<Topology> {
+pub fn fits(p: &Parameters) -> Result<()> {
     if p.cards_per_switch == 0 || p.switches_per_group == 0 || p.cards_per_node == 0 {
         return Err(refuse("a dragonfly needs cards, switches and groups".into()));
     }
-    let cards = p.nodes * p.cards_per_node;
+    let cards = p.nodes.saturating_mul(p.cards_per_node);
     let per_group = p.cards_per_switch * p.switches_per_group;
     let groups = cards.div_ceil(per_group);
-    let needed = groups.saturating_sub(1) * p.global_cables;
+    let needed = groups.saturating_sub(1).saturating_mul(p.global_cables);
     let free = p.radix.saturating_sub(p.cards_per_switch + p.switches_per_group - 1)
         * p.switches_per_group;
     if needed > free {
@@ -62,6 +62,18 @@ pub fn build(p: &Parameters) -> Result<Topology> {
             p.switches_per_group, p.radix
         )));
     }
+    Ok(())
+}
+
+/// Builds the network; endpoints are the cards. Cards of a node sit on different switches.
+///
+/// # Errors
+/// A switch would need more ports than it has.
+pub fn build(p: &Parameters) -> Result<Topology> {
+    fits(p)?;
+    let cards = p.nodes * p.cards_per_node;
+    let per_group = p.cards_per_switch * p.switches_per_group;
+    let groups = cards.div_ceil(per_group);
     let mut t = Topology::new(
         format!("dragonfly, {cards} cards, {groups} groups of {} switches", p.switches_per_group),
         (cards + groups * p.switches_per_group) as usize,

@@ -29,15 +29,28 @@ impl Parameters {
     }
 }
 
+fn one_rail(p: &Parameters) -> clos::Parameters {
+    clos::Parameters::fat_tree(p.devices / p.domain, 1, p.radix, p.port_rate)
+}
+
+/// Whether the devices fit, without building anything.
+///
+/// # Errors
+/// As [`build`].
+pub fn fits(p: &Parameters) -> Result<()> {
+    if p.domain == 0 || p.devices == 0 || !p.devices.is_multiple_of(p.domain) {
+        return Err(refuse(format!("{} devices do not fill domains of {}", p.devices, p.domain)));
+    }
+    clos::fits(&one_rail(p))
+}
+
 /// Builds the network: per domain one switch that stands for the whole scale-up fabric, per rail
 /// one switch or a fat tree of its own.
 ///
 /// # Errors
 /// The devices do not fill whole domains, or a rail does not fit into its tiers.
 pub fn build(p: &Parameters) -> Result<Topology> {
-    if p.domain == 0 || !p.devices.is_multiple_of(p.domain) {
-        return Err(refuse(format!("{} devices do not fill domains of {}", p.devices, p.domain)));
-    }
+    fits(p)?;
     let domains = p.devices / p.domain;
     let mut t = Topology::new(
         format!("rail-only, {} devices in domains of {}, radix {}", p.devices, p.domain, p.radix),
@@ -59,7 +72,7 @@ pub fn build(p: &Parameters) -> Result<Topology> {
         }
     }
     // One rail is built by the Clos generator and copied for each of them.
-    let one = clos::build(&clos::Parameters::fat_tree(domains, 1, p.radix, p.port_rate))?;
+    let one = clos::build(&one_rail(p))?;
     for rail in 0..p.domain {
         let mut here = Vec::with_capacity(one.graph.node_count());
         for vertex in one.graph.node_weights() {
