@@ -470,6 +470,8 @@ pub struct Fusion {
     pub cross_entropy: bool,
     /// Optimizer over all tensors in a few kernels.
     pub optimizer: bool,
+    /// The weight-gradient GEMM adds to the gradients of earlier micro-batches.
+    pub gradient_accumulation: bool,
     /// The model is trained with dropout (masks are written and read).
     pub dropout: bool,
 }

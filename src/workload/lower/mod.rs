@@ -345,6 +345,32 @@ impl<'a> Lowering<'a> {
             .collect()
     }
 
+    /// Adds the gradients of a layer and micro-batch to those of the micro-batches before, where the
+    /// weight-gradient GEMM does not do so itself.
+    fn accumulation(&mut self, kind: LayerKind) -> Option<Step> {
+        if self.recipe.fusion.gradient_accumulation {
+            return None;
+        }
+        let plan = self.plan;
+        let parameters = self
+            .model
+            .layer_parameters(kind)
+            .on_rank(plan.tensor, plan.expert * plan.expert_tensor);
+        let elements = parameters.dense.div_ceil(u64::from(plan.sharding.gradients))
+            + parameters.expert.div_ceil(u64::from(plan.expert_sharding().gradients));
+        let (fresh, store) = (2, self.recipe.gradient_store.bytes());
+        // Read the new gradient, read and write the sum; the first is only copied, and not even
+        // that in the format it has.
+        let bytes = match (plan.micro_batches, store > fresh) {
+            (1, false) => return None,
+            (1, true) => fresh + store,
+            _ => fresh + 2 * store,
+        };
+        let work = Work::Stream { bytes: elements * bytes, launches: 1 };
+        let id = self.kernel("gradient accumulation", KernelClass::Elementwise, work);
+        Some(Step::Kernel { id, recompute: false })
+    }
+
     /// The template of a pipeline stage.
     fn stage(&mut self, stage: u32) -> Template {
         let plan = self.plan;
@@ -361,11 +387,9 @@ impl<'a> Lowering<'a> {
             layer: kinds
                 .into_iter()
                 .map(|kind| {
-                    let passes = [
-                        self.intern(&self.layer.forward(kind)),
-                        self.intern(&self.layer.backward(kind)),
-                    ];
-                    (kind, passes)
+                    let mut backward = self.intern(&self.layer.backward(kind));
+                    backward.extend(self.accumulation(kind));
+                    (kind, [self.intern(&self.layer.forward(kind)), backward])
                 })
                 .collect(),
             embedding: [
