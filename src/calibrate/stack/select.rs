@@ -3,9 +3,10 @@
 use crate::error::{Error, Result, nearest_names};
 use crate::validate::{Row, RowSpec};
 
-/// Columns that conditions may name.
-pub const COLUMNS: [&str; 15] = [
+/// Columns that conditions may name; `half` is `a` or `b`, by a hash of the base.
+pub const COLUMNS: [&str; 16] = [
     "id",
+    "half",
     "base",
     "source_group",
     "family",
@@ -105,6 +106,11 @@ fn cell(row: &Row, column: &str) -> Option<String> {
     match column {
         "id" => text(&labels.id),
         "base" => text(&labels.base),
+        // Bases fall into two halves by a hash of their name: one to fit on, one to score.
+        "half" => {
+            let hash = blake3::hash(labels.base.as_bytes());
+            text(if hash.as_bytes()[0] & 1 == 0 { "a" } else { "b" })
+        }
         "source_group" => text(&labels.source_group),
         "family" => text(&labels.family),
         "framework" => text(&spec.framework),
