@@ -416,6 +416,9 @@ pub struct StackDefaults {
     pub recompute_at_most: Option<Recompute>,
     /// What is sharded over the replicas.
     pub sharding: Option<ShardingScheme>,
+    /// What full sharding becomes under pipeline parallelism, if not the same: stacks that would
+    /// gather the parameters again for every micro-batch keep them instead.
+    pub sharding_with_pipeline: Option<ShardingScheme>,
     /// Sequence parallelism is on with tensor parallelism.
     pub sequence_parallel: bool,
     /// Sequences per micro-batch; the replica's whole batch if absent.

@@ -157,7 +157,7 @@ impl CollectiveTimes for Fitted<'_> {
         let prediction = collective::predict(&self.library, self.transport.as_ref(), &request)?;
         let mut time = prediction.time;
         if operation == Operation::SendReceive && crosses && !place.aligned && self.rails_only() {
-            time = time + Bytes(call.bytes as f64) / self.inside_rate(self.node.scale_up.domain);
+            time += Bytes(call.bytes as f64) / self.inside_rate(self.node.scale_up.domain);
         }
         Ok(CollectiveTime {
             time: if place.shape.ranks < 2 { Seconds::ZERO } else { time },

@@ -422,6 +422,13 @@ fn sharding(
         }
     };
     plan.sharding = if replicas == 1 { ShardingScheme::None } else { scheme };
+    if plan.pipeline_parallel > 1
+        && plan.sharding == ShardingScheme::Zero3
+        && let Some(scheme) = stack.defaults.sharding_with_pipeline
+    {
+        plan.sharding = scheme;
+        assumed.push(format!("sharding {} under pipeline parallelism", scheme_name(scheme)));
+    }
     let option = spec.option("fsdp_shard").and_then(|v| v.parse::<u32>().ok()).filter(|n| *n > 0);
     let wanted = match (group, option) {
         (Group::Ranks(n), _) | (Group::All, Some(n)) => n,

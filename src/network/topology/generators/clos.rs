@@ -98,7 +98,7 @@ fn plan(p: &Parameters) -> Result<Plan> {
     if p.cards <= p.radix && !p.rails {
         return Ok(Plan { down: p.radix, up: 0, leaves: 1, tiers: 1 });
     }
-    if down + up > p.radix {
+    if down.saturating_add(up) > p.radix {
         return Err(refuse(format!(
             "{down} ports down and {up} up are more than the {} of a switch",
             p.radix
@@ -106,7 +106,7 @@ fn plan(p: &Parameters) -> Result<Plan> {
     }
     let leaves = if p.rails {
         // A group of `down` nodes has one leaf per rail; a group that is not full still has all.
-        p.cards_per_node * p.cards.div_ceil(p.cards_per_node).div_ceil(down)
+        p.cards_per_node.saturating_mul(p.cards.div_ceil(p.cards_per_node).div_ceil(down))
     } else {
         p.cards.div_ceil(down)
     };
@@ -127,7 +127,7 @@ fn plan(p: &Parameters) -> Result<Plan> {
         Some(other) => return Err(refuse(format!("{other} tiers: a Clos here has 2 or 3"))),
     };
     // A pod holds R/2 leaves, and a spine's R/2 uplinks reach R pods at most.
-    let most = u64::from(p.radix) * u64::from(p.radix / 2) * u64::from(down);
+    let most = (u64::from(p.radix) * u64::from(p.radix / 2)).saturating_mul(down.into());
     if tiers == 3 && u64::from(p.cards) > most {
         return Err(refuse(format!(
             "{} cards are more than the {most} that three tiers of radix-{} switches join",
