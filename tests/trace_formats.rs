@@ -177,7 +177,8 @@ fn ascend(set: &str, path: &str) {
         let rank = imported.traces.ranks.iter().find(|r| r.header.rank == number).unwrap();
         let kernels: Vec<_> = rank.events.iter().filter(|e| e.kind == Kind::Kernel).collect();
         assert_eq!(kernels.len().to_string(), row["n_kernel_rows"]);
-        let only = RankTrace { events: kernels.into_iter().copied().collect(), ..rank.clone() };
+        let mut only = rank.clone();
+        only.events = kernels.into_iter().copied().collect();
         let w = whole(&only);
         for (column, ns) in [
             ("our_computing", w.compute_ns),
@@ -222,8 +223,9 @@ fn ascend_database() {
     assert_eq!(imported.traces.ranks.len(), 2);
     // The vendor's split of rank 0, from its analysis database, in nanoseconds.
     let rank = &imported.traces.ranks[0];
-    let kernels = rank.events.iter().filter(|e| e.kind == Kind::Kernel).copied().collect();
-    let w = whole(&RankTrace { events: kernels, ..rank.clone() });
+    let mut only = rank.clone();
+    only.events.retain(|e| e.kind == Kind::Kernel);
+    let w = whole(&only);
     assert_eq!((w.compute_ns, w.comm_ns), (8_900_456, 94_107_521));
     assert_eq!((w.comm_exposed_ns, w.overlap_ns), (90_080_699, 4_026_822));
     assert_eq!((w.idle_ns + 500) / 1000, (25_238_587 + 500) / 1000);
@@ -296,5 +298,56 @@ fn primus_logs() {
         };
         assert!(near(sum("forward-compute"), ns("sum_fwd_ms"), 1000), "{row:?}");
         assert!(near(sum("backward-compute"), ns("sum_bwd_ms"), 1000), "{row:?}");
+    }
+}
+
+#[test]
+fn chakra_in_both_encodings() {
+    // The JSON file and the binary one are conversions of the same run: 3,664 nodes, 1,216 of them
+    // on the device (seven collectives), 329,543 us of device time.
+    for file in ["chakra/json_trace.tar.gz", "chakra/feeder_tests_trace.tar.gz"] {
+        let Some(imported) = read(file) else { return };
+        let rank = imported.traces.ranks.iter().max_by_key(|r| r.events.len()).unwrap();
+        assert_eq!(rank.events.len(), 3664, "{file}");
+        let kernels: Vec<_> = rank.events.iter().filter(|e| e.kind == Kind::Kernel).collect();
+        assert_eq!(kernels.len(), 1216, "{file}");
+        assert_eq!(kernels.iter().map(|e| e.dur_ns).sum::<i64>(), 329_543_000, "{file}");
+        assert_eq!(kernels.iter().filter(|e| e.communicates).count(), 7, "{file}");
+        assert_eq!(rank.header.losses.unusable_count(), 0, "{file}");
+    }
+    let Some(imported) = read("chakra/json_trace.tar.gz") else { return };
+    let small = imported.traces.ranks.iter().min_by_key(|r| r.events.len()).unwrap();
+    assert_eq!(small.events.len(), 7);
+}
+
+#[test]
+fn execution_traces_of_every_schema() {
+    for (file, ranks, operators) in [
+        ("chakra/1.0.2-chakra.0.0.4.tgz", 1, 263),
+        ("param/1.0.3-chakra.0.0.4/resnet_1gpu_et.json.gz", 1, 14391),
+        ("param/dlrm_pytorch_et.tar.gz", 8, 1675),
+    ] {
+        let Some(imported) = read(file) else { return };
+        assert_eq!(imported.traces.ranks.len(), ranks, "{file}");
+        for rank in &imported.traces.ranks {
+            assert_eq!(count(rank, Kind::Op), operators, "{file} rank {}", rank.header.rank);
+        }
+    }
+}
+
+#[test]
+fn an_execution_trace_completes_the_profiler_trace_of_its_rank() {
+    let Some(corpus) = corpus() else { return };
+    let both = ["param/dlrm_kineto.tar.gz", "param/dlrm_pytorch_et.tar.gz"];
+    let imported = import(&both.map(|file| corpus.join(file)), false).unwrap();
+    assert_eq!(imported.traces.ranks.len(), 8);
+    for rank in &imported.traces.ranks {
+        assert!(count(rank, Kind::Kernel) > 100, "the kernels of the profiler are there");
+        let known = rank.events.iter().filter(|e| e.communicates).filter_map(|e| {
+            rank.collective(e).map(|c| (rank.names.get(c.op), c.in_elements, rank.names.get(c.dtype)))
+        });
+        let known: Vec<_> = known.collect();
+        // One all-reduce of 394,241 floats is the gradient of the dense layers.
+        assert!(known.contains(&("allreduce", 394_241, "float")), "{known:?}");
     }
 }

@@ -3,10 +3,14 @@
 
 mod durations;
 mod recorded;
+mod steps;
 mod result;
 
 pub use durations::{Timed, time_program};
 pub use recorded::{RankReplay, RecordedReplay, recorded_durations, replay_recorded};
+pub use steps::{
+    HalfPrediction, StepReplay, Stragglers, predict_second_half, replay_steps, stragglers,
+};
 pub use result::*;
 
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use crate::trace::model::RankTrace;
 use crate::trace::program::{Notes, RecordedProgram, recorded_program};
 use crate::units::Nanos;
 
-use crate::program::{OpId, Work};
+use crate::program::{Action, OpId, Program, Work};
 
 /// Replay of the ranks of one trace.
 #[derive(Clone, Debug, Serialize)]
@@ -48,7 +48,18 @@ impl RankReplay {
 /// Durations of a recorded program.
 #[must_use]
 pub fn recorded_durations(recorded: &RecordedProgram) -> Durations {
-    let program = &recorded.program;
+    durations_of(
+        &recorded.program,
+        HostTimes {
+            launch_latency: recorded.launch_latency,
+            dispatch_gap: recorded.dispatch_gap,
+            ..HostTimes::default()
+        },
+    )
+}
+
+/// Durations that a program of recorded kernels and calls carries itself.
+pub(crate) fn durations_of(program: &Program, host: HostTimes) -> Durations {
     let kernels = program
         .kernels
         .iter()
@@ -58,17 +69,25 @@ pub fn recorded_durations(recorded: &RecordedProgram) -> Durations {
             _ => Nanos::ZERO,
         })
         .collect();
-    let by_call: Vec<Vec<Nanos>> =
-        program.calls.iter().map(|call| vec![call.recorded.unwrap_or(Nanos::ZERO)]).collect();
+    // A family's table holds the calls that it makes, and nothing of the others.
+    let mut meetings: Vec<Vec<Vec<Nanos>>> = vec![Vec::new(); program.families.len()];
+    for op in program.templates.iter().flat_map(|template| &template.ops) {
+        if let Action::Meet { family, call } = op.action {
+            let table = &mut meetings[family.index()];
+            if table.len() <= call.index() {
+                table.resize(call.index() + 1, Vec::new());
+            }
+            if table[call.index()].is_empty() {
+                let recorded = program.calls[call.index()].recorded;
+                table[call.index()].push(recorded.unwrap_or(Nanos::ZERO));
+            }
+        }
+    }
     Durations {
         kernels,
-        meetings: program.families.iter().map(|_| by_call.clone()).collect(),
+        meetings,
         group_class: program.families.iter().map(|f| vec![0; f.groups.len()]).collect(),
-        host: HostTimes {
-            launch_latency: recorded.launch_latency,
-            dispatch_gap: recorded.dispatch_gap,
-            ..HostTimes::default()
-        },
+        host,
     }
 }
 

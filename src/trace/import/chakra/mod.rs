@@ -147,7 +147,9 @@ fn lane(node: &Node) -> usize {
     }
 }
 
-/// Earliest starts, ns, by position. Nodes on a cycle have none and are counted.
+/// Earliest starts, ns, by position. Converted traces hold cycles (an operator that waits for its
+/// parent, which waits for its result): there the first node in file order goes ahead, and is
+/// counted.
 fn starts(rank: &mut Collector, nodes: &[Node]) -> BTreeMap<usize, i64> {
     let mut position = BTreeMap::new();
     for (index, node) in nodes.iter().enumerate() {
@@ -170,7 +172,26 @@ fn starts(rank: &mut Collector, nodes: &[Node]) -> BTreeMap<usize, i64> {
     let mut earliest = vec![0_i64; nodes.len()];
     let mut free = [0_i64; 3];
     let mut starts = BTreeMap::new();
-    while let Some(Reverse(index)) = ready.pop() {
+    let mut placed = vec![false; nodes.len()];
+    let mut oldest = 0;
+    let mut broken = 0;
+    loop {
+        let index = match ready.pop() {
+            Some(Reverse(index)) => index,
+            None => {
+                while oldest < nodes.len() && placed[oldest] {
+                    oldest += 1;
+                }
+                if oldest == nodes.len() {
+                    break;
+                }
+                broken += 1;
+                oldest
+            }
+        };
+        if std::mem::replace(&mut placed[index], true) {
+            continue;
+        }
         let node = &nodes[index];
         let lane = &mut free[lane(node)];
         let start = earliest[index].max(*lane);
@@ -181,15 +202,15 @@ fn starts(rank: &mut Collector, nodes: &[Node]) -> BTreeMap<usize, i64> {
             let next = next as usize;
             earliest[next] = earliest[next].max(end);
             waiting[next] -= 1;
-            if waiting[next] == 0 {
+            if waiting[next] == 0 && !placed[next] {
                 ready.push(Reverse(next));
             }
         }
     }
-    for (index, node) in nodes.iter().enumerate() {
-        if !starts.contains_key(&index) {
-            rank.unusable("nodes that wait for themselves", node.at);
-        }
+    if broken > 0 {
+        let what = "nodes that go ahead of what they wait for, because it waits for them";
+        rank.left_out(what, broken);
+        rank.trace.header.losses.events_read -= broken;
     }
     starts
 }
