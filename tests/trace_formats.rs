@@ -188,7 +188,10 @@ fn ascend(set: &str, path: &str) {
             ("our_free_within_span", w.idle_ns),
         ] {
             let us: f64 = row[column].parse().unwrap();
-            assert_eq!((us * 1000.0).round() as i64, ns, "{set} rank {number} {column}");
+            // The vendor writes durations with seven decimals; rounding each to a nanosecond moves
+            // an edge by half of one, and there are ten edges between computing and communication.
+            let distance = ((us * 1000.0).round() as i64 - ns).abs();
+            assert!(distance <= 5, "{set} rank {number} {column}: {distance} ns");
         }
         for (column, ns) in [
             ("vendor_computing", w.compute_ns),

@@ -157,13 +157,22 @@ pub fn job(ranks: &[RankTrace]) -> Result<Job> {
         return Err(Error::Missing("the recording has no steps with operations".into()));
     }
     let mut gaps: BTreeMap<(String, String), Vec<i64>> = BTreeMap::new();
-    for operations in steps.iter().flat_map(|step| &step.ranks) {
-        for operation in operations {
-            let before = operation.after.iter().max_by_key(|i| operations[**i].end_ns);
-            let (key, end) = before
-                .map_or((String::new(), 0), |i| (operations[*i].name.clone(), operations[*i].end_ns));
-            let gap = (operation.start_ns - end).max(0);
-            gaps.entry((key, operation.name.clone())).or_default().push(gap);
+    for step in &steps {
+        // Where transfers were not recorded, a pass also waited for the neighbouring stage.
+        let passes = if step.has_transfers() { BTreeMap::new() } else { step.passes(&places) };
+        for (position, operations) in step.ranks.iter().enumerate() {
+            let (_, stage, replica) = places[position];
+            for operation in operations {
+                let before = operation.after.iter().max_by_key(|i| operations[**i].end_ns);
+                let (key, end) = before.map_or((String::new(), 0), |i| {
+                    (operations[*i].name.clone(), operations[*i].end_ns)
+                });
+                let from = source(operation, stage)
+                    .and_then(|(forward, from)| passes.get(&(forward, replica, from, operation.nth)));
+                let ready = from.map_or(end, |produced| end.max(*produced));
+                let gap = (operation.start_ns - ready).max(0);
+                gaps.entry((key, operation.name.clone())).or_default().push(gap);
+            }
         }
     }
     let delays = gaps.into_iter().map(|(key, mut gaps)| (key, median(&mut gaps))).collect();
@@ -295,6 +304,39 @@ fn step(name: &str, mut ranks: Vec<Vec<Operation>>, places: &[(u32, usize, usize
     Step { name: name.to_owned(), measured_ns, ranks, meetings, families }
 }
 
+impl Step {
+    fn has_transfers(&self) -> bool {
+        let transfers = |op: &Operation| matches!(op.with, With::NextSend | With::PreviousSend);
+        self.ranks.iter().flatten().any(transfers)
+    }
+
+    /// When each pass ended: direction, replica, stage, number.
+    fn passes(&self, places: &[(u32, usize, usize)]) -> BTreeMap<(bool, usize, usize, usize), i64> {
+        let mut passes = BTreeMap::new();
+        for (position, operations) in self.ranks.iter().enumerate() {
+            let (_, stage, replica) = places[position];
+            for operation in operations {
+                let forward = match operation.name.as_str() {
+                    "forward-compute" => true,
+                    "backward-compute" => false,
+                    _ => continue,
+                };
+                passes.insert((forward, replica, stage, operation.nth), operation.end_ns);
+            }
+        }
+        passes
+    }
+}
+
+/// Direction and stage that a pass gets its input from.
+fn source(operation: &Operation, stage: usize) -> Option<(bool, usize)> {
+    match operation.name.as_str() {
+        "forward-compute" => Some((true, stage.checked_sub(1)?)),
+        "backward-compute" => Some((false, stage + 1)),
+        _ => None,
+    }
+}
+
 impl Job {
     /// The program of a step in which an operation (by rank and position) takes what `duration`
     /// says, with or without the host's delays. Passes whose transfers were not recorded wait for
@@ -341,6 +383,10 @@ impl Job {
                 let key = before.map_or(String::new(), |i| operations[*i].name.clone());
                 let delay = self.delays.get(&(key, operation.name.clone())).copied().unwrap_or(0);
                 let mut deps: Vec<OpId> = operation.after.iter().map(|i| ids[*i]).collect();
+                if let Some((family, lane)) = implicit.receive(self, position, operation) {
+                    let action = Action::Meet { family, call: implicit.call };
+                    deps.push(ops.push(Op { action, lane, phase, micro_batch }, &[]));
+                }
                 if delays && delay > 0 {
                     if !deps.is_empty() {
                         let wait = Op { action: Action::HostWait, lane: host, phase, micro_batch };
@@ -349,10 +395,6 @@ impl Job {
                     }
                     let action = Action::HostWork(HostWork::Recorded(Nanos(delay)));
                     ops.push(Op { action, lane: host, phase, micro_batch }, &[]);
-                }
-                if let Some((family, lane)) = implicit.receive(self, position, operation) {
-                    let action = Action::Meet { family, call: implicit.call };
-                    deps.push(ops.push(Op { action, lane, phase, micro_batch }, &[]));
                 }
                 let action = match operation.meeting {
                     Some(meeting) => Action::Meet {
@@ -396,10 +438,7 @@ impl Implicit {
     fn of(job: &Job, step: &Step, program: &mut Program) -> Self {
         let call = CallId(program.calls.len() as u32);
         let mut this = Self { families: BTreeMap::new(), call };
-        let recorded = |operation: &Operation| {
-            matches!(operation.with, With::NextSend | With::PreviousSend)
-        };
-        if step.ranks.iter().flatten().any(recorded) {
+        if step.has_transfers() {
             return this;
         }
         program.calls.push(CollectiveCall {
@@ -443,11 +482,8 @@ impl Implicit {
         operation: &Operation,
     ) -> Option<(FamilyId, LaneId)> {
         let (_, stage, replica) = job.places[position];
-        let (forward, from, lane) = match operation.name.as_str() {
-            "forward-compute" => (true, stage.checked_sub(1)?, LaneId(3)),
-            "backward-compute" => (false, stage + 1, LaneId(5)),
-            _ => return None,
-        };
+        let (forward, from) = source(operation, stage)?;
+        let lane = if forward { LaneId(3) } else { LaneId(5) };
         Some((*self.families.get(&(forward, replica, from))?, lane))
     }
 }
