@@ -104,8 +104,7 @@ fn nsight_schema_3_20_with_steps() {
     let rank = &imported.traces.ranks[0];
     let steps: Vec<(&str, i64)> =
         rank.header.windows.iter().map(|w| (w.name.as_str(), w.dur_ns)).collect();
-    let expected =
-        [("11", 134229411), ("12", 160184825), ("13", 160274391), ("14", 160396176)];
+    let expected = [("11", 134229411), ("12", 160184825), ("13", 160274391), ("14", 160396176)];
     assert_eq!(steps, expected);
     assert_eq!(count(rank, Kind::Runtime) + count(rank, Kind::Driver), 3532);
     assert_eq!(rank.header.identity.devices.len(), 8);
@@ -294,9 +293,10 @@ fn primus_logs() {
         assert!(near(window.dur_ns, ns("total_ms"), 1000), "{row:?}");
         let end = window.start_ns + window.dur_ns;
         let sum = |name: &str| {
-            let inside = rank.events.iter().filter(|e| {
-                rank.name(e) == name && (window.start_ns..=end).contains(&e.start_ns)
-            });
+            let inside = rank
+                .events
+                .iter()
+                .filter(|e| rank.name(e) == name && (window.start_ns..=end).contains(&e.start_ns));
             inside.map(|e| e.dur_ns).sum::<i64>()
         };
         assert!(near(sum("forward-compute"), ns("sum_fwd_ms"), 1000), "{row:?}");
@@ -347,7 +347,8 @@ fn an_execution_trace_completes_the_profiler_trace_of_its_rank() {
     for rank in &imported.traces.ranks {
         assert!(count(rank, Kind::Kernel) > 100, "the kernels of the profiler are there");
         let known = rank.events.iter().filter(|e| e.communicates).filter_map(|e| {
-            rank.collective(e).map(|c| (rank.names.get(c.op), c.in_elements, rank.names.get(c.dtype)))
+            rank.collective(e)
+                .map(|c| (rank.names.get(c.op), c.in_elements, rank.names.get(c.dtype)))
         });
         let known: Vec<_> = known.collect();
         // One all-reduce of 394,241 floats is the gradient of the dense layers.

@@ -32,8 +32,13 @@ fn steps_of_the_straggler_job_replay() {
     let Some(ranks) = ranks("bytedance_straggler/trace-ST.parquet") else { return };
     let steps = replay_steps(&ranks, None).unwrap();
     for s in &steps {
-        println!("{} {} {} {:+.3} %", s.step, s.measured_ns, s.replayed_ns,
-            100.0 * s.unexplained_ns as f64 / s.measured_ns as f64);
+        println!(
+            "{} {} {} {:+.3} %",
+            s.step,
+            s.measured_ns,
+            s.replayed_ns,
+            100.0 * s.unexplained_ns as f64 / s.measured_ns as f64
+        );
     }
     println!("mean {:.3} %", 100.0 * mean_error(&steps));
     assert_eq!(steps.len(), 32);
@@ -44,8 +49,12 @@ fn steps_of_the_straggler_job_replay() {
 fn later_steps_follow_from_earlier_ones() {
     let Some(ranks) = ranks("bytedance_straggler/trace-ST.parquet") else { return };
     let half = predict_second_half(&ranks).unwrap();
-    println!("{} ns, mean {:.3} %, largest {:.3} %", half.predicted_ns,
-        100.0 * half.mean_error, 100.0 * half.largest_error);
+    println!(
+        "{} ns, mean {:.3} %, largest {:.3} %",
+        half.predicted_ns,
+        100.0 * half.mean_error,
+        100.0 * half.largest_error
+    );
     assert_eq!(half.measured.len(), 16);
     assert!(half.mean_error <= 0.03);
 }
@@ -68,8 +77,13 @@ fn iterations_of_the_pipeline_log_replay() {
     let Some(ranks) = ranks("primus_pp") else { return };
     let steps = replay_steps(&ranks, None).unwrap();
     for s in &steps {
-        println!("{} {} {} {:+.3} %", s.step, s.measured_ns, s.replayed_ns,
-            100.0 * s.unexplained_ns as f64 / s.measured_ns as f64);
+        println!(
+            "{} {} {} {:+.3} %",
+            s.step,
+            s.measured_ns,
+            s.replayed_ns,
+            100.0 * s.unexplained_ns as f64 / s.measured_ns as f64
+        );
     }
     println!("mean {:.3} %", 100.0 * mean_error(&steps));
     assert_eq!(steps.len(), 20);

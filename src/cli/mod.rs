@@ -10,6 +10,7 @@ mod run;
 mod schema;
 mod topo;
 mod trace;
+mod trace_replay;
 mod validate;
 
 use std::io::Write;

@@ -3,15 +3,17 @@
 
 mod durations;
 mod recorded;
-mod steps;
 mod result;
+mod steps;
 
 pub use durations::{Timed, time_program};
-pub use recorded::{RankReplay, RecordedReplay, recorded_durations, replay_recorded};
-pub use steps::{
-    HalfPrediction, StepReplay, Stragglers, predict_second_half, replay_steps, stragglers,
+pub use recorded::{
+    RankReplay, RecordedReplay, WhatIf, recorded_durations, replay_changed, replay_recorded,
 };
 pub use result::*;
+pub use steps::{
+    Factor, HalfPrediction, StepReplay, Stragglers, predict_second_half, replay_steps, stragglers,
+};
 
 use std::collections::BTreeMap;
 

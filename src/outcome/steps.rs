@@ -76,22 +76,23 @@ fn time(
     Ok(Sweep::run(&program, &durations, &lumping)?.step().0)
 }
 
+/// How many times as long an operation takes: by rank, name, and whether it communicates.
+pub type Factor<'a> = dyn Fn(u32, &str, bool) -> f64 + 'a;
+
 /// Replays the steps of a job unchanged, waiting and host delays derived again; under a what-if
 /// each operation's duration is multiplied by what `factor` says for its rank and name.
 ///
 /// # Errors
 /// The ranks have no operations in steps, or recorded them in different orders.
-pub fn replay_steps(
-    ranks: &[RankTrace],
-    factor: Option<&dyn Fn(u32, &str) -> f64>,
-) -> Result<Vec<StepReplay>> {
+pub fn replay_steps(ranks: &[RankTrace], factor: Option<&Factor<'_>>) -> Result<Vec<StepReplay>> {
     let job = job(ranks)?;
     let replays = job.steps.iter().map(|step| {
         let alone = |rank: usize, index: usize| step.ranks[rank][index].alone_ns;
         let replayed_ns = time(&job, step, true, &alone)?;
         let predicted_ns = match factor {
             Some(factor) => Some(time(&job, step, true, &|rank, index| {
-                let by = factor(job.places[rank].0, &step.ranks[rank][index].name);
+                let operation = &step.ranks[rank][index];
+                let by = factor(job.places[rank].0, &operation.name, operation.meets);
                 (alone(rank, index) as f64 * by).round() as i64
             })?),
             None => None,

@@ -369,8 +369,7 @@ impl RankTrace {
 
     /// Takes the events of another recording of the same process, on the same clock.
     pub(crate) fn absorb(&mut self, other: &Self) {
-        let shift =
-            other.header.clock.base_unix_ns.saturating_sub(self.header.clock.base_unix_ns);
+        let shift = other.header.clock.base_unix_ns.saturating_sub(self.header.clock.base_unix_ns);
         for event in &other.events {
             let mut event = *event;
             event.name = self.names.intern(other.name(&event));

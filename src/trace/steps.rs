@@ -167,8 +167,9 @@ pub fn job(ranks: &[RankTrace]) -> Result<Job> {
                 let (key, end) = before.map_or((String::new(), 0), |i| {
                     (operations[*i].name.clone(), operations[*i].end_ns)
                 });
-                let from = source(operation, stage)
-                    .and_then(|(forward, from)| passes.get(&(forward, replica, from, operation.nth)));
+                let from = source(operation, stage).and_then(|(forward, from)| {
+                    passes.get(&(forward, replica, from, operation.nth))
+                });
                 let ready = from.map_or(end, |produced| end.max(*produced));
                 let gap = (operation.start_ns - ready).max(0);
                 gaps.entry((key, operation.name.clone())).or_default().push(gap);
@@ -374,7 +375,8 @@ impl Job {
             kinds.map(|(name, kind)| (name.to_owned(), kind)).to_vec()
         };
         for (position, operations) in step.ranks.iter().enumerate() {
-            let mut ops = TemplateBuilder::new(format!("rank {}", self.places[position].0), lanes());
+            let mut ops =
+                TemplateBuilder::new(format!("rank {}", self.places[position].0), lanes());
             let mut ids: Vec<OpId> = Vec::with_capacity(operations.len());
             let (phase, micro_batch) = (Phase::Other, Op::NO_MICRO_BATCH);
             let host = LaneId(0);
@@ -465,7 +467,12 @@ impl Implicit {
         this
     }
 
-    fn send(&self, job: &Job, position: usize, operation: &Operation) -> Option<(FamilyId, LaneId)> {
+    fn send(
+        &self,
+        job: &Job,
+        position: usize,
+        operation: &Operation,
+    ) -> Option<(FamilyId, LaneId)> {
         let (_, stage, replica) = job.places[position];
         let (forward, lane) = match operation.name.as_str() {
             "forward-compute" => (true, LaneId(2)),

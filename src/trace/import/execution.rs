@@ -112,9 +112,8 @@ impl Visitor for Visit {
 }
 
 fn operator(node: Node, at: u64) -> Operator {
-    let attribute = |name: &str| {
-        node.attrs.iter().find(|a| a.name == name).and_then(|a| a.value.as_i64())
-    };
+    let attribute =
+        |name: &str| node.attrs.iter().find(|a| a.name == name).and_then(|a| a.value.as_i64());
     let part = |value: &Value, key: &str| value.get(key).cloned().unwrap_or(Value::Null);
     // Since 1.0.2 values, shapes and types stand inside `inputs`.
     let nested = node.inputs.is_object();
@@ -128,8 +127,7 @@ fn operator(node: Node, at: u64) -> Operator {
     let plain = dims.len() <= LONGEST_SHAPE
         && dims.bytes().all(|b| b.is_ascii_digit() || b"[],-".contains(&b))
         && dims.bytes().any(|b| b.is_ascii_digit());
-    let collective =
-        (node.name == "record_param_comms").then(|| comms(&values, &types)).flatten();
+    let collective = (node.name == "record_param_comms").then(|| comms(&values, &types)).flatten();
     Operator {
         order: node.rf_id.or_else(|| attribute("rf_id")).unwrap_or(0),
         thread: identifier(node.tid.or_else(|| attribute("tid"))),
@@ -145,7 +143,8 @@ fn operator(node: Node, at: u64) -> Operator {
 fn comms(values: &Value, types: &Value) -> Option<Comms> {
     let list = values.as_array()?;
     let (place, op) = list.iter().enumerate().find_map(|(i, v)| Some((i, v.as_str()?)))?;
-    let known = op.len() <= 64 && op.bytes().all(|b| b.is_ascii_lowercase() || b"_0123456789".contains(&b));
+    let known =
+        op.len() <= 64 && op.bytes().all(|b| b.is_ascii_lowercase() || b"_0123456789".contains(&b));
     if !known || op == "wait" {
         return None;
     }
@@ -259,9 +258,8 @@ pub fn link(profile: &mut RankTrace, execution: &RankTrace) -> u64 {
                 continue;
             };
             let mut own = collective;
-            let intern = |profile: &mut RankTrace, id| {
-                profile.names.intern(execution.names.get(id))
-            };
+            let intern =
+                |profile: &mut RankTrace, id| profile.names.intern(execution.names.get(id));
             own.op = intern(profile, collective.op);
             own.dtype = intern(profile, collective.dtype);
             own.splits = collective.splits.map(|id| intern(profile, id));
@@ -283,8 +281,10 @@ pub fn link(profile: &mut RankTrace, execution: &RankTrace) -> u64 {
         collectives::resolve(profile);
         let what = format!("operators of the execution trace linked: {matched}");
         profile.header.losses.left_out.push(Loss {
-            what: format!("{what} (its other {} have no counterpart)",
-                (execution.events.len() as u64).saturating_sub(matched)),
+            what: format!(
+                "{what} (its other {} have no counterpart)",
+                (execution.events.len() as u64).saturating_sub(matched)
+            ),
             events: 0,
             first_at: Vec::new(),
         });

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use self::recognise::Format;
+use self::recognise::{Format, What};
 use super::header::{HEADER_FILE, RankSource};
 use super::model::{RankTrace, TraceSet};
 use super::{align, format, redact};
@@ -76,7 +76,12 @@ pub fn import(paths: &[PathBuf], strict: bool) -> Result<Imported> {
             }
             let name = path.file_name().or_else(|| path.parent()?.file_name());
             let name = name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            walk(path, &Within { folder: "", root: &name, rank: None }, &mut jobs, &mut imported.unused)?;
+            walk(
+                path,
+                &Within { folder: "", root: &name, rank: None },
+                &mut jobs,
+                &mut imported.unused,
+            )?;
         } else {
             let folder = path.parent().and_then(Path::file_name);
             jobs.push(Job {
@@ -200,8 +205,9 @@ fn walk(
         .map(|entry| entry.map(|e| e.path()).map_err(|e| Error::io("list", path, e)))
         .collect::<Result<_>>()?;
     entries.sort();
-    let name_of =
-        |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name_of = |path: &Path| {
+        path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    };
     let rank = entries.iter().find_map(|entry| {
         name_of(entry).strip_prefix("profiler_info_")?.strip_suffix(".json")?.parse().ok()
     });
@@ -299,6 +305,24 @@ fn read_file(job: &Job) -> Result<FileResult> {
     )?;
     unused.extend(failed);
     Ok((found, unused))
+}
+
+/// Reads the ranks of one unpacked trace in memory, whatever its format.
+///
+/// # Errors
+/// It is no trace, or holds nothing that can be used; the text completes "FILE: ...".
+pub fn read_bytes(bytes: &[u8], file: &str) -> Result<Vec<RankTrace>, String> {
+    match recognise::recognise(&bytes[..bytes.len().min(4096)]) {
+        What::Trace(format) => read_member(source::Member {
+            format,
+            path: None,
+            folder: String::new(),
+            file: file.to_owned(),
+            reader: Box::new(bytes),
+        }),
+        What::Other(why) => Err(why.to_owned()),
+        _ => Err("is packed".into()),
+    }
 }
 
 /// Reads one trace with the importer of its format.

@@ -183,9 +183,10 @@ impl Export<'_> {
             }
         });
         let copies: Vec<&str> = COMMON.into_iter().chain(["bytes", "copyKind"]).collect();
-        for (table, kind) in
-            [("CUPTI_ACTIVITY_KIND_MEMCPY", Kind::Memcpy), ("CUPTI_ACTIVITY_KIND_MEMSET", Kind::Memset)]
-        {
+        for (table, kind) in [
+            ("CUPTI_ACTIVITY_KIND_MEMCPY", Kind::Memcpy),
+            ("CUPTI_ACTIVITY_KIND_MEMSET", Kind::Memset),
+        ] {
             self.table(connection, table, &copies, |this, row, at| {
                 let name = match (kind, row.int(7)) {
                     (Kind::Memset, _) => "Memset (Device)",
@@ -256,8 +257,15 @@ impl Export<'_> {
             }
         });
         let columns = [
-            "start", "end", "globalPid", "deviceId", "streamId", "correlationId", "syncType",
-            "eventId", "eventSyncId",
+            "start",
+            "end",
+            "globalPid",
+            "deviceId",
+            "streamId",
+            "correlationId",
+            "syncType",
+            "eventId",
+            "eventSyncId",
         ];
         let table = "CUPTI_ACTIVITY_KIND_SYNCHRONIZATION";
         self.table(connection, table, &columns, |this, row, at| {

@@ -97,9 +97,13 @@ fn read_from<R: parquet::file::reader::ChunkReader + 'static>(
             _ => String::new(),
         };
         let number_of_rank = number(Some(rank)).and_then(|rank| u32::try_from(rank).ok());
-        let (Some(rank), Some(step), Some(start), Some(length), false) =
-            (number_of_rank, number(Some(step)), seconds(start), seconds(duration), name.is_empty())
-        else {
+        let (Some(rank), Some(step), Some(start), Some(length), false) = (
+            number_of_rank,
+            number(Some(step)),
+            seconds(start),
+            seconds(duration),
+            name.is_empty(),
+        ) else {
             lost.push(at);
             continue;
         };
@@ -115,11 +119,8 @@ fn read_from<R: parquet::file::reader::ChunkReader + 'static>(
         let mut rank = Collector::new(FORMAT, file);
         rank.rank(*number);
         rank.trace.header.world_size = u32::try_from(places.len()).ok();
-        rank.trace.header.groups = groups
-            .iter()
-            .filter(|group| group.ranks.contains(number))
-            .cloned()
-            .collect();
+        rank.trace.header.groups =
+            groups.iter().filter(|group| group.ranks.contains(number)).cloned().collect();
         // 32-bit seconds resolve some 100 ns in a step of two seconds.
         rank.trace.header.clock.resolution_ns = 100;
         for (step, (base, first, last)) in &spans {
@@ -174,11 +175,8 @@ pub(super) fn add(
     event.external = micro_batch;
     if transfer || collective {
         let group = if transfer { PIPELINE } else { DATA };
-        let collective = Collective {
-            op: rank.label(name),
-            group: rank.label(group),
-            ..Collective::default()
-        };
+        let collective =
+            Collective { op: rank.label(name), group: rank.label(group), ..Collective::default() };
         rank.collective(collective);
     }
 }
@@ -240,4 +238,3 @@ fn nanos(field: &Field) -> Option<i64> {
     };
     (seconds.abs() < 1e6).then(|| (seconds * 1e9).round() as i64)
 }
-

@@ -187,8 +187,7 @@ fn strip<'a>(name: &'a str, endings: &[&str]) -> &'a str {
 #[must_use]
 pub fn stem(file: &str) -> &str {
     let mut name = file;
-    for ending in
-        [".gz", ".zst", ".json", ".csv", ".et", ".sqlite", ".db", ".parquet", ".pt.trace"]
+    for ending in [".gz", ".zst", ".json", ".csv", ".et", ".sqlite", ".db", ".parquet", ".pt.trace"]
     {
         name = name.strip_suffix(ending).unwrap_or(name);
     }

@@ -84,8 +84,15 @@ impl Reading {
     }
 
     fn tasks(&mut self, connection: &Connection) {
-        let columns =
-            ["startNs", "endNs", "deviceId", "streamId", "connectionId", "globalTaskId", "taskType"];
+        let columns = [
+            "startNs",
+            "endNs",
+            "deviceId",
+            "streamId",
+            "connectionId",
+            "globalTaskId",
+            "taskType",
+        ];
         self.table(connection, "TASK", &columns, |this, row, at| {
             let kernel = row.int(5).and_then(|task| this.kernels.get(&task)).copied();
             let task = this.text(row.int(6));
@@ -185,4 +192,3 @@ impl Reading {
         });
     }
 }
-

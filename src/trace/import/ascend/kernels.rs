@@ -23,8 +23,7 @@ pub fn read(reader: impl Read, file: &str) -> Result<RankTrace, String> {
     let need = |name: &str| {
         column(name).ok_or_else(|| format!("line 1: is a kernel table without a column `{name}`"))
     };
-    let (name, start, dur) =
-        (need("Name")?, need("Start Time(us)")?, need("Duration(us)")?);
+    let (name, start, dur) = (need("Name")?, need("Start Time(us)")?, need("Duration(us)")?);
     let (stream, device, class) = (column("Stream ID"), column("Device_id"), column("Type"));
     let mut row = ByteRecord::new();
     loop {

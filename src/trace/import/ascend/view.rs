@@ -212,8 +212,9 @@ impl View {
             .map(|one| (one.start, one.end))
             .collect();
         // Written with two decimals: up to 10 ns short.
-        let computing = (!computing.is_empty())
-            .then(|| Intervals::union_of(computing.into_iter().map(|(a, b)| (a, b + 10)).collect()));
+        let computing = (!computing.is_empty()).then(|| {
+            Intervals::union_of(computing.into_iter().map(|(a, b)| (a, b + 10)).collect())
+        });
         for one in &pending {
             let name = self.rank.trace.names.get(one.name).to_owned();
             let label = self.processes.get(&one.pid).map_or("", String::as_str).to_owned();
@@ -225,9 +226,9 @@ impl View {
                 }
                 "Ascend Hardware" if copies(&name) => Kind::Memcpy,
                 "Ascend Hardware" => {
-                    let computes = computing
-                        .as_ref()
-                        .is_none_or(|set| set.length_in(one.start, one.start.saturating_add(1)) > 0);
+                    let computes = computing.as_ref().is_none_or(|set| {
+                        set.length_in(one.start, one.start.saturating_add(1)) > 0
+                    });
                     if !computes {
                         self.rank.left_out("tasks that the vendor does not count as computing", 1);
                         continue;

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use super::super::collect::drop_strays;
 use super::fields::{Args, Category, Fields, INSTANT, LEFT_OUT};
 use super::metadata::plain;
 use super::text::{Texts, splits};
-use super::super::collect::drop_strays;
 use crate::trace::collectives;
 use crate::trace::decimal::{integer, micros_to_nanos};
 use crate::trace::header::{Loss, ProcessGroup, RankSource, SourceInfo, StepWindow, Truncation};
 use crate::trace::model::{
-    Collective, Event, Geometry, Kind, LATEST_NS, LONGEST_EVENT_NS, NO_ID,
-    OpDetail, RankTrace, SyncDetail,
+    Collective, Event, Geometry, Kind, LATEST_NS, LONGEST_EVENT_NS, NO_ID, OpDetail, RankTrace,
+    SyncDetail,
 };
 use crate::trace::names::NameId;
 use crate::trace::redact;

@@ -26,7 +26,8 @@ fn call(name: &str) -> Kind {
 
 /// Blocks of a grid that is given in threads, as HIP does.
 fn blocks(threads: i64, block: i64) -> u32 {
-    let blocks = if block > 0 { threads.div_euclid(block) + i64::from(threads % block > 0) } else { 0 };
+    let blocks =
+        if block > 0 { threads.div_euclid(block) + i64::from(threads % block > 0) } else { 0 };
     u32::try_from(blocks).unwrap_or(0)
 }
 

@@ -143,7 +143,8 @@ impl Visitor for Visit {
             [_, _, "agents" | "kernel_symbols" | "buffer_records" | "strings"]
             | [_, _, "strings", "buffer_records"] => Want::Enter,
             [_, _, "buffer_records", buffer] => {
-                let known = CALLS.contains(buffer) || ["kernel_dispatch", "memory_copy"].contains(buffer);
+                let known =
+                    CALLS.contains(buffer) || ["kernel_dispatch", "memory_copy"].contains(buffer);
                 if known { Want::Enter } else { Want::Skip }
             }
             [_, _, "agents" | "kernel_symbols", "[]"]
