@@ -12,6 +12,7 @@ mod schema;
 mod stack;
 mod topo;
 mod trace;
+mod trace_replay;
 mod validate;
 
 use std::fs::File;

@@ -4,11 +4,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
-use comfy_table::{Table, presets};
-use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::outcome::{RecordedReplay, replay_recorded};
+use crate::outcome::{WhatIf, replay_changed};
 use crate::trace::analysis::inspect;
 use crate::trace::format::{self, Compression};
 use crate::trace::import::import;
@@ -20,8 +18,9 @@ use crate::trace::view;
 pub enum TraceCommand {
     /// Convert profiler output to Trainyard's own trace format.
     ///
-    /// Reads PyTorch profiler traces (CUDA and ROCm; .json, .json.gz, .tar.gz of ranks, or folders
-    /// of them). Ranks that lie together become one trace and are put on one clock. Says what it
+    /// Reads the PyTorch profiler (CUDA and ROCm), Nsight Systems (SQLite), rocprof (versions 1 and
+    /// 3), the Ascend profiler (folder or database), Chakra and PyTorch execution traces,
+    /// Megatron-style operations (Parquet) and Primus logs; packed or not, or folders of them. Ranks that lie together become one trace and are put on one clock. Says what it
     /// could not use. Of the metadata only what traces/README.md lists is kept.
     Import {
         /// Files, archives or folders.
@@ -37,10 +36,12 @@ pub enum TraceCommand {
         #[arg(long)]
         strict: bool,
     },
-    /// Replay recorded ranks unchanged, from durations, launches and dependencies alone.
+    /// Replay recorded ranks from durations, launches and dependencies alone.
     ///
     /// Waiting is derived again, never copied. What is left unexplained is a gap that the recording
-    /// gives no reason for; a large share means the recording is incomplete.
+    /// gives no reason for; a large share means the recording is incomplete. With --scale or
+    /// --slow, the same is predicted for the changed job. Jobs recorded operation by operation
+    /// (Megatron operations, Primus) are replayed step by step, stragglers attributed.
     Replay {
         /// Trace directories, or profiler output as `trace import` reads it.
         #[arg(required = true, value_name = "PATH")]
@@ -48,6 +49,13 @@ pub enum TraceCommand {
         /// What to print.
         #[arg(long, value_enum, default_value_t = FormatArg::Table)]
         format: FormatArg,
+        /// What if these took FACTOR times as long: a part of a name of kernels, operations or
+        /// collectives, or `compute`, or `communication`. 0 removes them.
+        #[arg(long, value_name = "NAME=FACTOR", value_parser = name_and_factor)]
+        scale: Vec<(String, f64)>,
+        /// What if a rank's own work took FACTOR times as long.
+        #[arg(long, value_name = "RANK=FACTOR", value_parser = rank_and_factor)]
+        slow: Vec<(u32, f64)>,
         /// Fail where anything of a trace cannot be used.
         #[arg(long)]
         strict: bool,
@@ -111,14 +119,15 @@ impl TraceCommand {
                 let text = view::import_summary(&imported.traces, &header, &imported.unused);
                 print(out, &text)
             }
-            Self::Replay { paths, format, strict } => {
+            Self::Replay { paths, format, scale, slow, strict } => {
+                let what_if = WhatIf { scales: scale, ranks: slow };
                 let imported = import(&paths, strict)?;
                 let (mut all, mut without) = (Vec::new(), Vec::new());
                 for trace in imported.traces.traces() {
                     let name = trace.first().map_or("", |rank| rank.header.trace.as_str());
                     let device = |rank: &RankTrace| rank.events.iter().any(|e| e.kind.is_device());
                     if trace.iter().any(device) {
-                        all.push((name.to_owned(), replay_recorded(trace)?));
+                        all.push((name.to_owned(), replay_changed(trace, &what_if)?));
                     } else {
                         without.push(name.to_owned());
                     }
@@ -130,9 +139,9 @@ impl TraceCommand {
                     )));
                 }
                 match format {
-                    FormatArg::Json => super::write_json(out, &replay_json(&all)),
+                    FormatArg::Json => super::write_json(out, &super::trace_replay::json(&all)),
                     FormatArg::Table => {
-                        let mut text = replay_table(&all);
+                        let mut text = super::trace_replay::table(&all);
                         for name in &without {
                             text.push_str(&format!("not replayed: {name} has no device work\n"));
                         }
@@ -168,50 +177,20 @@ impl TraceCommand {
     }
 }
 
-/// A trace's replay in machine output.
-#[derive(Serialize)]
-struct ReplayedTrace<'a> {
-    trace: &'a str,
-    #[serde(flatten)]
-    replay: &'a RecordedReplay,
-}
-
-fn replay_json(all: &[(String, RecordedReplay)]) -> Vec<ReplayedTrace<'_>> {
-    all.iter().map(|(trace, replay)| ReplayedTrace { trace, replay }).collect()
-}
-
-fn replay_table(all: &[(String, RecordedReplay)]) -> String {
-    let ms = |ns: i64| format!("{:.3}", ns as f64 / 1e6);
-    let mut text = String::new();
-    for (trace, replay) in all {
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header(["rank", "recorded ms", "replayed ms", "unexplained ms", "share"]);
-        for rank in &replay.ranks {
-            table.add_row([
-                rank.rank.to_string(),
-                ms(rank.recorded_ns),
-                ms(rank.replayed_ns),
-                ms(rank.unexplained_ns),
-                format!("{:+.2} %", 100.0 * rank.unexplained_share()),
-            ]);
-        }
-        let n = replay.notes;
-        text.push_str(&format!(
-            "{trace}\n{table}\n{} launched device operations, {} without a launch; waits between \
-             streams: {} recorded, {} inferred, {} on a full device; {} host waits; collectives: {} \
-             met by all members, {} with their recorded duration\n\n",
-            n.launched,
-            n.orphans,
-            n.recorded_waits,
-            n.inferred_waits,
-            n.inferred_busy,
-            n.host_waits,
-            n.meetings,
-            n.unmatched_collectives,
-        ));
+/// `NAME=FACTOR`.
+fn name_and_factor(text: &str) -> Result<(String, f64), String> {
+    let (name, factor) = text.rsplit_once('=').ok_or("expected NAME=FACTOR")?;
+    let factor: f64 = factor.parse().map_err(|_| format!("`{factor}` is no number"))?;
+    if name.is_empty() || !(0.0..=1000.0).contains(&factor) {
+        return Err("expected a name and a factor from 0 to 1000".into());
     }
-    text
+    Ok((name.to_owned(), factor))
+}
+
+/// `RANK=FACTOR`.
+fn rank_and_factor(text: &str) -> Result<(u32, f64), String> {
+    let (rank, factor) = name_and_factor(text)?;
+    Ok((rank.parse().map_err(|_| format!("`{rank}` is no rank"))?, factor))
 }
 
 fn print(out: &mut dyn Write, text: &str) -> Result<()> {

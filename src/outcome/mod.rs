@@ -6,12 +6,18 @@ mod durations;
 mod network;
 mod recorded;
 mod result;
+mod steps;
 
 pub use demands::demands_of;
 pub use durations::{Timed, time_program};
 pub use network::{Meetings, sites_of};
-pub use recorded::{RankReplay, RecordedReplay, recorded_durations, replay_recorded};
+pub use recorded::{
+    RankReplay, RecordedReplay, WhatIf, recorded_durations, replay_changed, replay_recorded,
+};
 pub use result::*;
+pub use steps::{
+    Factor, HalfPrediction, StepReplay, Stragglers, predict_second_half, replay_steps, stragglers,
+};
 
 use std::collections::BTreeMap;
 

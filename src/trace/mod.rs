@@ -30,4 +30,5 @@ pub mod model;
 pub mod names;
 pub mod program;
 pub mod redact;
+pub mod steps;
 pub mod view;

@@ -367,6 +367,43 @@ impl RankTrace {
         self.header.clock.base_unix_ns = self.header.clock.base_unix_ns.saturating_add(first);
     }
 
+    /// Takes the events of another recording of the same process, on the same clock.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        let shift = other.header.clock.base_unix_ns.saturating_sub(self.header.clock.base_unix_ns);
+        for event in &other.events {
+            let mut event = *event;
+            event.name = self.names.intern(other.name(&event));
+            event.start_ns = event.start_ns.saturating_add(shift);
+            event.detail = match event.kind {
+                Kind::Flow => event.detail,
+                Kind::Memcpy | Kind::Memset => {
+                    other.bytes(&event).map_or(NO_INDEX, |bytes| self.add_copy(bytes))
+                }
+                Kind::Kernel => other
+                    .geometries
+                    .get(event.detail as usize)
+                    .map_or(NO_INDEX, |geometry| self.add_geometry(*geometry)),
+                Kind::Sync => other
+                    .syncs
+                    .get(event.detail as usize)
+                    .map_or(NO_INDEX, |detail| self.add_sync(*detail)),
+                // Tables that are joined record no operator shapes.
+                _ => NO_INDEX,
+            };
+            event.collective = NO_INDEX;
+            self.events.push(event);
+        }
+        let (mine, theirs) = (&mut self.header.losses, &other.header.losses);
+        mine.events_read += theirs.events_read;
+        mine.redacted_names += theirs.redacted_names;
+        mine.unusable.extend(theirs.unusable.iter().cloned());
+        mine.left_out.extend(theirs.left_out.iter().cloned());
+        if mine.truncated.is_none() {
+            mine.truncated.clone_from(&theirs.truncated);
+        }
+        self.rebase();
+    }
+
     /// Puts events into their documented order and gives spare memory back.
     pub(crate) fn settle(&mut self) {
         // Spare memory goes first: sorting needs half as much again.

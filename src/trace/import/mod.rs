@@ -1,16 +1,28 @@
 //! Importers, one per format, and what they share: finding files, telling formats apart, and
 //! deciding which ranks ran together.
 
+pub mod ascend;
+pub mod chakra;
+mod collect;
+pub mod execution;
 pub mod json;
 pub mod kineto;
+pub mod nsys;
+pub mod operations;
+pub mod primus;
+mod recognise;
+pub mod rocprof;
 mod source;
+mod sqlite;
+pub mod stream;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::header::HEADER_FILE;
+use self::recognise::{Format, What};
+use super::header::{HEADER_FILE, RankSource};
 use super::model::{RankTrace, TraceSet};
 use super::{align, format, redact};
 use crate::error::{Error, InputError, Result};
@@ -42,6 +54,8 @@ struct Found {
     folder: String,
     /// File name without packing.
     stem: String,
+    /// The very folder it lies in.
+    place: String,
 }
 
 /// Reads files, folders and archives of any supported format, and trace directories of our own.
@@ -62,7 +76,12 @@ pub fn import(paths: &[PathBuf], strict: bool) -> Result<Imported> {
             }
             let name = path.file_name().or_else(|| path.parent()?.file_name());
             let name = name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            walk(path, "", &name, &mut jobs, &mut imported.unused)?;
+            walk(
+                path,
+                &Within { folder: "", root: &name, rank: None },
+                &mut jobs,
+                &mut imported.unused,
+            )?;
         } else {
             let folder = path.parent().and_then(Path::file_name);
             jobs.push(Job {
@@ -70,6 +89,7 @@ pub fn import(paths: &[PathBuf], strict: bool) -> Result<Imported> {
                 key: String::new(),
                 folder: folder.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
                 named: true,
+                rank: None,
             });
         }
     }
@@ -81,7 +101,7 @@ pub fn import(paths: &[PathBuf], strict: bool) -> Result<Imported> {
             return Err(InputError {
                 origin: first.path.clone(),
                 message: first.why.clone(),
-                hint: Some("`trainyard trace import` reads PyTorch profiler traces: .json, .json.gz, .tar, .tar.gz, or folders of them".into()),
+                hint: Some("`trainyard trace import` reads traces of the PyTorch profiler, Nsight Systems (SQLite), rocprof, the Ascend profiler, Chakra, Megatron-style operations (Parquet) and Primus, packed or not, or folders of them".into()),
                 ..InputError::default()
             }
             .into());
@@ -102,7 +122,7 @@ pub fn import(paths: &[PathBuf], strict: bool) -> Result<Imported> {
         }
         .into());
     }
-    imported.traces.ranks.extend(group(found));
+    imported.traces.ranks.extend(group(join(found)));
     imported
         .traces
         .ranks
@@ -155,14 +175,28 @@ struct Job {
     folder: String,
     /// Whether the user named this very file.
     named: bool,
+    /// The rank that something beside the file gives it.
+    rank: Option<u32>,
 }
 
 type FileResult = (Vec<Found>, Vec<Unused>);
 
+/// Where a walk through folders is.
+struct Within<'a> {
+    /// Folder below the path that was asked for.
+    folder: &'a str,
+    /// Name of that path.
+    root: &'a str,
+    /// Rank of everything in here, where a file says so.
+    rank: Option<u32>,
+}
+
+/// What the Ascend profiler calls the folder of its results, inside one folder per rank.
+const ASCEND_OUTPUT: &str = "ASCEND_PROFILER_OUTPUT";
+
 fn walk(
     path: &Path,
-    folder: &str,
-    root: &str,
+    within: &Within<'_>,
     jobs: &mut Vec<Job>,
     unused: &mut Vec<Unused>,
 ) -> Result<()> {
@@ -171,21 +205,34 @@ fn walk(
         .map(|entry| entry.map(|e| e.path()).map_err(|e| Error::io("list", path, e)))
         .collect::<Result<_>>()?;
     entries.sort();
+    let name_of = |path: &Path| {
+        path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    let rank = entries.iter().find_map(|entry| {
+        name_of(entry).strip_prefix("profiler_info_")?.strip_suffix(".json")?.parse().ok()
+    });
+    let rank = rank.or(within.rank);
+    let Within { folder, root, .. } = *within;
+    // Ranks of the Ascend profiler lie two folders apart and ran together.
+    let key = folder.strip_suffix(ASCEND_OUTPUT).map_or(folder, |outer| {
+        outer.trim_end_matches('/').rsplit_once('/').map_or("", |(outer, _)| outer)
+    });
     for entry in entries {
-        let name = entry.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = name_of(&entry);
         if name.starts_with('.') {
             continue;
         }
         if entry.is_dir() {
             let inner = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-            walk(&entry, &inner, root, jobs, unused)?;
+            walk(&entry, &Within { folder: &inner, root, rank }, jobs, unused)?;
         } else if source::looks_like_trace(&name) {
-            let shown = if folder.is_empty() { root } else { folder };
+            let shown = if key.is_empty() { root } else { key };
             jobs.push(Job {
                 path: entry,
-                key: folder.to_owned(),
+                key: key.to_owned(),
                 folder: shown.to_owned(),
                 named: false,
+                rank,
             });
         } else {
             let why = NOT_A_TRACE_NAME.to_owned();
@@ -220,10 +267,29 @@ fn read_file(job: &Job) -> Result<FileResult> {
                     format!("{}/{}", job.folder, member.folder),
                 ),
             };
-            match kineto::read(member.reader, &member.file) {
-                Ok(trace) => {
-                    let stem = source::stem(&member.file).to_owned();
-                    found.push(Found { trace, key, folder, stem });
+            let parent = job.path.parent().map(|p| p.display().to_string()).unwrap_or_default();
+            let place = format!("{parent}: {}", member.folder);
+            let stem = source::stem(&member.file).to_owned();
+            match read_member(member) {
+                Ok(traces) => {
+                    let several = traces.len() > 1;
+                    for mut trace in traces {
+                        let header = &mut trace.header;
+                        if header.rank_source == RankSource::Assumed && !several {
+                            let named = kineto::rank_in_name(&header.source.file);
+                            if let Some(rank) = named.or(job.rank) {
+                                (header.rank, header.rank_source) = (rank, RankSource::FileName);
+                            }
+                        }
+                        // The ranks of one file ran together, and with those of no other file.
+                        let (key, folder) = if several {
+                            (format!("{key}/{stem}"), stem.clone())
+                        } else {
+                            (key.clone(), folder.clone())
+                        };
+                        let (stem, place) = (stem.clone(), place.clone());
+                        found.push(Found { trace, key, folder, stem, place });
+                    }
                 }
                 Err(why) => failed.push(Unused { path: label, why }),
             }
@@ -239,6 +305,105 @@ fn read_file(job: &Job) -> Result<FileResult> {
     )?;
     unused.extend(failed);
     Ok((found, unused))
+}
+
+/// Reads the ranks of one unpacked trace in memory, whatever its format.
+///
+/// # Errors
+/// It is no trace, or holds nothing that can be used; the text completes "FILE: ...".
+pub fn read_bytes(bytes: &[u8], file: &str) -> Result<Vec<RankTrace>, String> {
+    match recognise::recognise(&bytes[..bytes.len().min(4096)]) {
+        What::Trace(format) => read_member(source::Member {
+            format,
+            path: None,
+            folder: String::new(),
+            file: file.to_owned(),
+            reader: Box::new(bytes),
+        }),
+        What::Other(why) => Err(why.to_owned()),
+        _ => Err("is packed".into()),
+    }
+}
+
+/// Reads one trace with the importer of its format.
+fn read_member(member: source::Member<'_>) -> Result<Vec<RankTrace>, String> {
+    let source::Member { format, path, file, reader, .. } = member;
+    let file = file.as_str();
+    Ok(vec![match format {
+        Format::Kineto => kineto::read(reader, file)?,
+        Format::ExecutionTrace => execution::read(reader, file)?,
+        Format::ChakraJson => chakra::read_json(reader, file)?,
+        Format::ChakraProtobuf => chakra::read_protobuf(reader, file)?,
+        Format::AscendView => ascend::read_view(reader, file)?,
+        Format::AscendKernels => ascend::read_kernels(reader, file)?,
+        Format::RocprofV1 => rocprof::read_v1(reader, file)?,
+        Format::RocprofV3 => rocprof::read_v3(reader, file)?,
+        Format::RocprofCsv => rocprof::read_table(reader, file)?,
+        Format::Primus => primus::read(reader, file)?,
+        Format::Operations => return operations::read(path, reader, file),
+        Format::Sqlite => {
+            let database = sqlite::open(path, reader)?;
+            if ascend::database::is_ascend(&database) {
+                ascend::database::read_from(&database, file)?
+            } else if nsys::is_nsys(&database) {
+                return nsys::read_from(&database, file);
+            } else {
+                return Err(
+                    "is an SQLite database, but neither of Nsight Systems nor of Ascend".into()
+                );
+            }
+        }
+    }])
+}
+
+/// Joins files that tell of one process: tables of rocprofv3, kernels and view of Ascend, a
+/// profiler trace and the execution trace of the same rank.
+fn join(found: Vec<Found>) -> Vec<Found> {
+    let mut joined: Vec<Found> = Vec::with_capacity(found.len());
+    let mut executions = Vec::new();
+    for mut one in found {
+        let format = one.trace.header.source.format.clone();
+        let partner = joined.iter_mut().find(|other| {
+            let theirs = other.trace.header.source.format.as_str();
+            other.place == one.place
+                && match format.as_str() {
+                    rocprof::TABLES => {
+                        theirs == rocprof::TABLES
+                            && rocprof::belong_together(&other.trace, &one.trace)
+                    }
+                    // `kernel_details` comes before `trace_view`.
+                    ascend::VIEW => theirs == ascend::KERNELS,
+                    _ => false,
+                }
+        });
+        match partner {
+            Some(other) => {
+                let first = std::mem::take(&mut other.trace);
+                let rank = (first.header.rank, first.header.rank_source);
+                other.trace = if format == ascend::VIEW {
+                    other.stem.clone_from(&one.stem);
+                    ascend::join(std::mem::take(&mut one.trace), &first)
+                } else {
+                    rocprof::join(first, &one.trace)
+                };
+                (other.trace.header.rank, other.trace.header.rank_source) = rank;
+            }
+            None if format == execution::FORMAT => executions.push(one),
+            None => joined.push(one),
+        }
+    }
+    for one in executions {
+        let profile = joined.iter_mut().find(|other| {
+            other.trace.header.source.format == kineto::FORMAT
+                && other.trace.header.rank == one.trace.header.rank
+                && other.trace.header.rank_source != RankSource::Assumed
+        });
+        let linked = profile.map_or(0, |other| execution::link(&mut other.trace, &one.trace));
+        if linked == 0 {
+            joined.push(one);
+        }
+    }
+    joined
 }
 
 /// Decides which ranks ran together. Files in one folder with different rank numbers did; where a

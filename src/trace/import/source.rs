@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use super::recognise::{Format, What, recognise};
 use crate::error::{Error, Result};
 
 /// How much of a stream is looked at to tell what it is.
@@ -53,57 +54,21 @@ impl<R: Read> Read for Peeked<R> {
     }
 }
 
-/// What a stream turned out to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
-    Gzip,
-    Zstd,
-    Tar,
-    Json,
-    /// Recognised and not supported, or not recognised; the text completes "FILE: ...".
-    Other(&'static str),
-}
-
-fn recognise(head: &[u8]) -> What {
-    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
-    let begins = |key: &str| {
-        let after = text.strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
-        after.is_some_and(|rest| rest.starts_with(key.as_bytes()))
-    };
-    match head {
-        [0x1f, 0x8b, ..] => What::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => What::Zstd,
-        _ if head.get(257..262) == Some(b"ustar") => What::Tar,
-        _ if head.starts_with(b"SQLite format 3\0") => {
-            What::Other("is an SQLite database (Nsight Systems or Ascend), which is not read yet")
-        }
-        _ if head.starts_with(b"PAR1") => What::Other("is a Parquet file, which is not read yet"),
-        _ if head.starts_with(b"PK\x03\x04") => {
-            What::Other("is a zip archive; unpack it or pack it as .tar.gz")
-        }
-        _ if begins("\"rocprofiler-sdk-tool\"") => {
-            What::Other("is native rocprofv3 JSON, which is not read yet")
-        }
-        _ if begins("\"schema\"") => What::Other(
-            "is a PyTorch execution trace (operators without times on a device), which is not read yet",
-        ),
-        _ if head.is_empty() => What::Other("is empty"),
-        _ if matches!(text.first(), Some(b'{' | b'[')) => What::Json,
-        _ => What::Other("is no trace format that is known"),
-    }
-}
-
-/// One JSON stream and where it was found.
+/// One trace and where it was found.
 pub struct Member<'a> {
+    /// What it is.
+    pub format: Format,
+    /// Its path, where it is a file of its own and not packed.
+    pub path: Option<&'a Path>,
     /// Folders inside the archive, `/`-separated; empty outside archives.
     pub folder: String,
     /// File name without folders.
     pub file: String,
-    /// Its text.
+    /// Its bytes.
     pub reader: Box<dyn Read + 'a>,
 }
 
-/// Passes every JSON stream in the file to `found`, and says of the others what they are.
+/// Passes every trace in the file to `found`, and says of the others what they are.
 ///
 /// # Errors
 /// The file cannot be opened or read at all.
@@ -114,7 +79,7 @@ pub fn visit(
 ) -> Result<()> {
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut walk = Walk { found, other };
+    let mut walk = Walk { found, other, path };
     walk.stream(BufReader::with_capacity(64 << 10, file), "", &name, 0);
     Ok(())
 }
@@ -122,6 +87,7 @@ pub fn visit(
 struct Walk<'f> {
     found: &'f mut dyn FnMut(Member<'_>),
     other: &'f mut dyn FnMut(String, String),
+    path: &'f Path,
 }
 
 impl Walk<'_> {
@@ -151,7 +117,9 @@ impl Walk<'_> {
                 Err(e) => (self.other)(label, format!("cannot be read: {e}")),
             },
             What::Tar => self.archive(peeked, folder, strip(name, &[".tar"]), depth),
-            What::Json => (self.found)(Member {
+            What::Trace(format) => (self.found)(Member {
+                format,
+                path: (depth == 0).then_some(self.path),
                 folder: folder.to_owned(),
                 file: name.to_owned(),
                 reader: Box::new(peeked),
@@ -219,36 +187,41 @@ fn strip<'a>(name: &'a str, endings: &[&str]) -> &'a str {
 #[must_use]
 pub fn stem(file: &str) -> &str {
     let mut name = file;
-    for ending in [".gz", ".zst", ".json", ".pt.trace"] {
+    for ending in [".gz", ".zst", ".json", ".csv", ".et", ".sqlite", ".db", ".parquet", ".pt.trace"]
+    {
         name = name.strip_suffix(ending).unwrap_or(name);
     }
     name
 }
 
+/// Files that profilers write beside their traces.
+const BESIDE: [&str; 6] = [
+    "analysis.db",
+    "communication.json",
+    "communication_matrix.json",
+    "config.json",
+    "profiler_info",
+    "profiler_metadata.json",
+];
+
 /// Whether a file found in a folder has the name of a trace.
 #[must_use]
 pub fn looks_like_trace(file: &str) -> bool {
     let lower = file.to_ascii_lowercase();
-    !lower.starts_with('.')
-        && [".json", ".json.gz", ".json.zst", ".tar", ".tar.gz", ".tgz", ".tar.zst"]
-            .iter()
-            .any(|ending| lower.ends_with(ending))
+    if lower.starts_with('.') || BESIDE.iter().any(|name| lower.starts_with(name)) {
+        return false;
+    }
+    let name = [".gz", ".zst"].iter().find_map(|packed| lower.strip_suffix(packed));
+    let name = name.unwrap_or(&lower);
+    [".json", ".tar", ".tgz", ".et", ".sqlite", ".db", ".parquet", "_trace.csv"]
+        .iter()
+        .any(|ending| name.ends_with(ending))
+        || name == "kernel_details.csv"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn formats_are_known_by_their_first_bytes() {
-        assert_eq!(recognise(b"\x1f\x8b\x08"), What::Gzip);
-        assert_eq!(recognise(b"\xef\xbb\xbf \n {"), What::Json);
-        assert_eq!(recognise(b"[]"), What::Json);
-        assert!(matches!(recognise(b"SQLite format 3\0..."), What::Other(_)));
-        assert!(matches!(recognise(b"{ \"rocprofiler-sdk-tool\": ["), What::Other(_)));
-        assert!(matches!(recognise(b"hello"), What::Other(_)));
-        assert!(matches!(recognise(b""), What::Other(_)));
-    }
 
     #[test]
     fn stems_lose_their_packing() {

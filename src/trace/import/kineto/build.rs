@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use super::super::collect::drop_strays;
 use super::fields::{Args, Category, Fields, INSTANT, LEFT_OUT};
 use super::metadata::plain;
 use super::text::{Texts, splits};
-use crate::trace::align::median;
 use crate::trace::collectives;
 use crate::trace::decimal::{integer, micros_to_nanos};
 use crate::trace::header::{Loss, ProcessGroup, RankSource, SourceInfo, StepWindow, Truncation};
 use crate::trace::model::{
-    Collective, Event, Geometry, Kind, LATEST_NS, LONGEST_EVENT_NS, LONGEST_RECORDING_NS, NO_ID,
-    OpDetail, RankTrace, SyncDetail,
+    Collective, Event, Geometry, Kind, LATEST_NS, LONGEST_EVENT_NS, NO_ID, OpDetail, RankTrace,
+    SyncDetail,
 };
 use crate::trace::names::NameId;
 use crate::trace::redact;
@@ -269,30 +269,16 @@ impl Builder {
         truncation.cause = redact::label(&cause).unwrap_or_else(|| "damaged archive".into());
     }
 
-    /// A single event with a time from another year would stretch every window: keeps what lies
-    /// within half of the longest recording from the median start.
-    fn drop_strays(&mut self) {
-        let starts = || self.trace.events.iter().map(|event| event.start_ns);
-        let (Some(first), Some(last)) = (starts().min(), starts().max()) else { return };
-        if last - first <= LONGEST_RECORDING_NS {
-            return;
-        }
-        let middle = median(&mut starts().collect::<Vec<_>>());
-        let near = |at: i64| (at - middle).abs() <= LONGEST_RECORDING_NS / 2;
-        let before = self.trace.events.len();
-        self.trace.events.retain(|event| near(event.start_ns));
-        self.trace.header.windows.retain(|window| near(window.start_ns));
-        let lost = (before - self.trace.events.len()) as u64;
-        self.unusable.insert("events months away from the others", (lost, Vec::new()));
-    }
-
     /// Settles the rank, or says why there is none.
     pub fn finish(mut self) -> Result<RankTrace, String> {
         if self.ascend && !self.trace.events.iter().any(|event| event.kind.is_device()) {
             // Its operators look the same, and its kernels have no category.
             return Err("is Ascend profiler output, which is not read yet".into());
         }
-        self.drop_strays();
+        let strays = drop_strays(&mut self.trace);
+        if strays > 0 {
+            self.unusable.insert("events months away from the others", (strays, Vec::new()));
+        }
         self.trace.header.losses.redacted_names = self.texts.redacted;
         let header = &mut self.trace.header;
         for (index, (category, why)) in LEFT_OUT.into_iter().enumerate() {

@@ -13,6 +13,7 @@ mod text;
 use std::io::Read;
 
 use build::Builder;
+pub(super) use build::rank_in_name;
 use fields::Fields;
 
 use super::json::{Stop, Window, unescape};

@@ -1,0 +1,168 @@
+//! Damaged, mutated and cut files of every other format: no panic, no hang, memory bounded by the
+//! input. What an importer gives can be inspected, replayed and written.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use trainyard::trace::analysis::inspect;
+use trainyard::trace::format::{Compression, read, write};
+use trainyard::trace::import::read_bytes;
+use trainyard::trace::model::TraceSet;
+
+/// A small deterministic generator (SplitMix64): the same mutations on every run.
+struct Random(u64);
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit.max(1) as u64) as usize
+    }
+}
+
+const SPICE: [&str; 10] = [
+    "NaN",
+    "-1",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "1e18",
+    "\"",
+    "{",
+    "]",
+    "null",
+    ",,",
+];
+
+/// Bytes in place only: in a format of offsets, anything else ends at the first of them.
+fn mutate_in_place(good: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = good.to_vec();
+    for _ in 0..=random.below(3) {
+        let at = random.below(bytes.len());
+        match random.below(2) {
+            0 => bytes[at] = random.next() as u8,
+            _ => bytes[at] ^= 1 << random.below(8),
+        }
+    }
+    bytes
+}
+
+fn mutate(text: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = text.to_vec();
+    for _ in 0..=random.below(8) {
+        if bytes.is_empty() {
+            break;
+        }
+        let at = random.below(bytes.len());
+        match random.below(6) {
+            0 => bytes[at] = random.next() as u8,
+            1 => drop(bytes.remove(at)),
+            2 => bytes.insert(at, random.next() as u8),
+            3 => drop(bytes.splice(at..at, SPICE[random.below(SPICE.len())].bytes())),
+            4 => {
+                let digits = bytes[at..].iter().position(u8::is_ascii_digit).map(|d| at + d);
+                if let Some(start) = digits {
+                    let count = bytes[start..].iter().take_while(|b| b.is_ascii_digit()).count();
+                    drop(bytes.splice(start..start + count, SPICE[random.below(5)].bytes()));
+                }
+            }
+            _ => bytes[at] ^= 1 << random.below(8),
+        }
+    }
+    bytes
+}
+
+/// Reads, inspects, replays, and now and then writes and reads again.
+fn survive(bytes: &[u8], file: &str, round_trip: bool) -> bool {
+    let Ok(ranks) = read_bytes(bytes, file) else { return false };
+    let retained: usize = ranks.iter().map(|rank| rank.heap_bytes()).sum();
+    assert!(retained <= 40 * bytes.len() + (4 << 20), "{retained} for {}", bytes.len());
+    let set = TraceSet { ranks };
+    if set.ranks.iter().any(|rank| !rank.events.is_empty()) {
+        let report = inspect(&set);
+        for rank in &report.ranks {
+            for w in &rank.windows {
+                let parts = w.compute_ns + w.comm_exposed_ns + w.mem_exposed_ns + w.idle_ns;
+                assert_eq!(w.span_ns, parts);
+            }
+        }
+        let _ = trainyard::outcome::replay_recorded(&set.ranks);
+    }
+    if round_trip {
+        let folder = tempfile::tempdir().unwrap();
+        write(&set, folder.path(), Compression::None).unwrap();
+        let again = read(folder.path(), false).unwrap();
+        assert_eq!(again.ranks.len(), set.ranks.len());
+    }
+    true
+}
+
+/// The unpacked bytes of a file, or of the first file of an archive.
+fn unpacked(path: &PathBuf) -> Vec<u8> {
+    let mut bytes = std::fs::read(path).unwrap();
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        let mut inner = Vec::new();
+        flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut inner).unwrap();
+        bytes = inner;
+    }
+    if bytes.get(257..262) == Some(b"ustar") {
+        let mut archive = tar::Archive::new(&bytes[..]);
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let name = entry.path().unwrap().to_string_lossy().into_owned();
+            if entry.header().entry_type().is_file() && !name.contains("._") {
+                let mut inner = Vec::new();
+                entry.read_to_end(&mut inner).unwrap();
+                return inner;
+            }
+        }
+    }
+    bytes
+}
+
+#[test]
+fn mutated_files_of_every_format_are_survived() {
+    let Some(shared) = std::env::var_os("TRAINYARD_SHARED") else {
+        eprintln!("skipped: TRAINYARD_SHARED is not set, so there is no corpus of traces");
+        return;
+    };
+    let corpus = PathBuf::from(shared).join("corpus/traces");
+    let text = "ascend_msinsight/data/pytorch/text/level2/rank0_ascend_pt/ASCEND_PROFILER_OUTPUT";
+    let database = "ascend_msinsight/data/pytorch/db/level2/rank0_ascend_pt/ASCEND_PROFILER_OUTPUT";
+    let mut random = Random(11);
+    for (file, rounds) in [
+        ("nsys_sqlite/cs336_h100_result.sqlite.gz".to_owned(), 60),
+        (format!("{database}/ascend_pytorch_profiler_0.db.gz"), 60),
+        (format!("{text}/trace_view.json.gz"), 20),
+        (format!("{text}/kernel_details.csv.gz"), 100),
+        ("rocprof_v1/HIP_trace__results.json".to_owned(), 100),
+        ("rocprofv3_csv/kernel_trace.csv".to_owned(), 300),
+        ("rocprofv3_csv/hip_runtime_trace.csv".to_owned(), 300),
+        ("chakra/json_trace.tar.gz".to_owned(), 10),
+        ("chakra/feeder_tests_trace.tar.gz".to_owned(), 20),
+        ("chakra/1.0.2-chakra.0.0.4.tgz".to_owned(), 60),
+        ("bytedance_straggler/trace-ST.parquet".to_owned(), 600),
+        ("primus_pp/gpu8_layer64_gbs16/pp8/pp_rank_0.json".to_owned(), 100),
+    ] {
+        let begin = Instant::now();
+        let whole = unpacked(&corpus.join(&file));
+        assert!(survive(&whole, "rank-0", true), "{file}");
+        let mut used = 0;
+        for _ in 0..rounds {
+            used += usize::from(survive(&mutate(&whole, &mut random), "rank-0", false));
+        }
+        for part in 1..10 {
+            survive(&whole[..whole.len() * part / 10], "rank-0", false);
+        }
+        eprintln!("{file}: {used} of {rounds} mutations read, {:?}", begin.elapsed());
+        // A reader that gives up proves nothing; checksums and magic numbers are for others.
+        assert!(used * 10 >= rounds, "{file}: {used} of {rounds}");
+        assert!(begin.elapsed() < Duration::from_secs(120), "{file}: {:?}", begin.elapsed());
+    }
+}
