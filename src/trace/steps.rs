@@ -358,6 +358,8 @@ impl Job {
                 name: meeting.name.clone(),
                 collective: Collective::SendRecv,
                 bytes: 0,
+                messages: 1,
+                fanout: None,
                 recorded: Some(Nanos(longest.unwrap_or(0))),
             });
         }
@@ -447,6 +449,8 @@ impl Implicit {
             name: "transfer that was not recorded".into(),
             collective: Collective::SendRecv,
             bytes: 0,
+            messages: 1,
+            fanout: None,
             recorded: Some(Nanos::ZERO),
         });
         for (from, (_, stage, replica)) in job.places.iter().enumerate() {
