@@ -147,7 +147,7 @@ fn mutated_files_of_every_format_are_survived() {
         ("chakra/json_trace.tar.gz".to_owned(), 10),
         ("chakra/feeder_tests_trace.tar.gz".to_owned(), 20),
         ("chakra/1.0.2-chakra.0.0.4.tgz".to_owned(), 60),
-        ("bytedance_straggler/trace-ST.parquet".to_owned(), 600),
+        ("bytedance_straggler/trace-ST.parquet".to_owned(), 100),
         ("primus_pp/gpu8_layer64_gbs16/pp8/pp_rank_0.json".to_owned(), 100),
     ] {
         let begin = Instant::now();
@@ -155,7 +155,9 @@ fn mutated_files_of_every_format_are_survived() {
         assert!(survive(&whole, "rank-0", true), "{file}");
         let mut used = 0;
         for _ in 0..rounds {
-            used += usize::from(survive(&mutate(&whole, &mut random), "rank-0", false));
+            let binary = [".sqlite", ".db", ".parquet"].iter().any(|kind| file.contains(kind));
+            let bad = if binary { mutate_in_place } else { mutate }(&whole, &mut random);
+            used += usize::from(survive(&bad, "rank-0", false));
         }
         for part in 1..10 {
             survive(&whole[..whole.len() * part / 10], "rank-0", false);

@@ -335,11 +335,8 @@ fn what_is_no_trace_says_what_it_is() {
             "none of its 1 events",
         ),
         (
-            file(
-                "g.json",
-                br#"[{"ph": "X", "cat": "cpu_op", "name": "aten::mm", "ts": "1.5", "dur": 1}, {"ph": "s", "cat": "async_npu", "name": "x", "id": "1", "ts": "2"}]"#,
-            ),
-            "Ascend profiler output",
+            file("g.json", br#"[{"ph": "C", "name": "HBM", "pid": 1, "ts": "1.5"}]"#),
+            "holds no event that can be used",
         ),
         (file("f.sqlite", b"SQLite format 3\0rest"), "SQLite"),
         (folder.path().join("missing.json"), "failed to open"),

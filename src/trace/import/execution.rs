@@ -174,6 +174,9 @@ fn comms(values: &Value, types: &Value) -> Option<Comms> {
 
 impl Visit {
     fn settle(mut self) -> Result<RankTrace, String> {
+        if self.operators.is_empty() && self.rank.trace.header.losses.truncated.is_none() {
+            return Err("is an execution trace without operators".into());
+        }
         self.operators.sort_by_key(|operator| operator.order);
         let count = self.operators.len() as u64;
         for (place, operator) in self.operators.iter().enumerate() {

@@ -273,7 +273,9 @@ impl Builder {
     pub fn finish(mut self) -> Result<RankTrace, String> {
         if self.ascend && !self.trace.events.iter().any(|event| event.kind.is_device()) {
             // Its operators look the same, and its kernels have no category.
-            return Err("is Ascend profiler output, which is not read yet".into());
+            return Err(
+                "is Ascend profiler output that does not begin like its `trace_view.json`".into()
+            );
         }
         let strays = drop_strays(&mut self.trace);
         if strays > 0 {
