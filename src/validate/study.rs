@@ -68,6 +68,9 @@ fn row_errors<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> Option<Errors>
 
 type Member = fn(&Outcome, &Row) -> bool;
 
+/// A figure as text, and whether it meets its target.
+type Figure = Option<(String, bool)>;
+
 fn framework(row: &Row) -> &str {
     row.spec.as_ref().map_or("", |spec| spec.framework.as_str())
 }
@@ -200,7 +203,8 @@ impl Study<'_> {
     /// MegaScale over Megatron-LM at equal devices and batch: devices, predicted, measured speed-up.
     #[must_use]
     pub fn megascale(&self) -> Vec<(u32, f64, f64)> {
-        let mut found: BTreeMap<(u32, u32), [Option<(f64, f64)>; 2]> = BTreeMap::new();
+        type Pair = [Option<(f64, f64)>; 2];
+        let mut found: BTreeMap<(u32, u32), Pair> = BTreeMap::new();
         for case in self.cases() {
             let side = match case.spec.framework.as_str() {
                 "Megatron-LM" => 0,
@@ -226,7 +230,7 @@ impl Study<'_> {
     #[must_use]
     pub fn targets(&self) -> Vec<Target> {
         let mut targets = Vec::new();
-        let mut add = |what: &str, limit: &str, figure: Option<(String, bool)>| {
+        let mut add = |what: &str, limit: &str, figure: Figure| {
             let (figure, met) = match figure {
                 Some((figure, met)) => (figure, Some(met)),
                 None => ("no rows".to_owned(), None),
@@ -301,7 +305,7 @@ impl Study<'_> {
         targets
     }
 
-    fn ablation_figure(&self) -> Option<(String, bool)> {
+    fn ablation_figure(&self) -> Figure {
         let steps: Vec<(f64, f64)> = self
             .ablation
             .windows(2)
@@ -322,7 +326,7 @@ impl Study<'_> {
         ))
     }
 
-    fn family_targets(&self, add: &mut dyn FnMut(&str, &str, Option<(String, bool)>)) {
+    fn family_targets(&self, add: &mut dyn FnMut(&str, &str, Figure)) {
         let Some(outcomes) = self.left_out else { return };
         for score in scores(outcomes).iter().filter(|score| score.source.is_empty()) {
             let Some(errors) = score.errors else { continue };
