@@ -11,13 +11,13 @@ const SIZE: (u32, u32) = (900, 720);
 const INK: RGBColor = RGBColor(0x24, 0x29, 0x2f);
 const FAINT: RGBColor = RGBColor(0xd0, 0xd7, 0xde);
 const PAPER: RGBColor = RGBColor(0xff, 0xff, 0xfe);
-const BAND: RGBColor = RGBColor(0xea, 0xee, 0xf2);
+const BAND: RGBColor = RGBColor(0xb4, 0xcd, 0xea);
 
 /// Style that swaps the colours above where the page is dark.
 const STYLE: &str = "<style>@media (prefers-color-scheme: dark){\
 text,[fill=\"#24292F\"]{fill:#e6edf3}[stroke=\"#24292F\"]{stroke:#e6edf3}\
 [stroke=\"#D0D7DE\"]{stroke:#3d444d}[fill=\"#FFFFFE\"]{fill:#0d1117}\
-[fill=\"#EAEEF2\"]{fill:#21262d}}</style>";
+[fill=\"#B4CDEA\"]{fill:#2d4f77}}</style>";
 
 /// Colour and shape per family; both differ, so that neither alone has to be told apart.
 const MARKS: [(RGBColor, Mark); 7] = [

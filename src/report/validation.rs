@@ -228,7 +228,7 @@ fn halves(text: &mut String, origin: &Origin) {
 fn named(text: &mut String, study: &Study<'_>) {
     text.push_str(
         "\n## Named tables\n\nErrors over rows, in %. Other tools with one fixed set of constants \
-         each, mean absolute error as published\nby the compilers of the rows.\n\n\
+         each, mean absolute error, from\nthe notes that came with the rows.\n\n\
          | table | rows | fitted | MAPE | median | p90 | bias | MAPE, source left out | other \
          tools |\n|---|---|---|---|---|---|---|---|---|\n",
     );
@@ -474,7 +474,9 @@ fn worst(
             if items.is_empty() { "nothing".to_owned() } else { items.join("; ") }
         };
         let _ = writeln!(text, "- Assumed: {}.", list(&p.assumed));
-        let _ = writeln!(text, "- Extrapolated: {}.", list(&p.extrapolated));
+        let beyond: Vec<String> =
+            p.extrapolated.iter().map(|why| why.replace("extrapolated: ", "")).collect();
+        let _ = writeln!(text, "- Extrapolated: {}.", list(&beyond));
         if let (Some(needed), Some(there)) = (p.memory_gb, p.capacity_gb) {
             let verdict = if needed > there { "does not fit" } else { "fits" };
             let shown = outcome
