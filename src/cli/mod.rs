@@ -3,6 +3,7 @@
 //! Exit codes are documented in [`crate::error::exit_code`]; machine output (`--format json`) and
 //! option names are stable, text for people is not.
 
+mod accuracy;
 mod collectives;
 mod completions;
 mod hw;

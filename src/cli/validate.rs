@@ -10,10 +10,12 @@ use serde::Serialize;
 
 use crate::calibrate::stack::leave_one_source_out;
 use crate::error::{Error, Result, nearest_names};
+use crate::report::statistics_text;
 use crate::validate::{
-    EMBEDDED, Errors, Outcome, Predictor, Row, Score, Status, Tables, error_of, run, scores,
+    EMBEDDED, Errors, Outcome, Predictor, Row, Score, Status, Tables, error_of, run, scores, study,
 };
 
+use super::accuracy;
 use super::collectives::{self, ValidateCollectives};
 use super::kernels::{self, ValidateKernels};
 use super::{Context, Format, read_table, stdout_error, write_file, write_json};
@@ -31,7 +33,12 @@ pub struct ValidateArgs {
     /// Prints the scenario of one row, for `trainyard run`, and does nothing else.
     #[arg(long, value_name = "ID", conflicts_with = "predictions")]
     scenario: Option<String>,
-    /// Predicts every row with stacks refitted without its source.
+    /// Writes validation.md and validation-scatter.svg into a directory. Rows of tables that do
+    /// not come with trainyard are in sums only.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["scenario", "collectives", "gemm", "attention"])]
+    report: Option<PathBuf>,
+    /// Predicts every row with stacks refitted without its source; with --report, as a section of
+    /// its own.
     #[arg(long, conflicts_with_all = ["scenario", "collectives"])]
     leave_one_source_out: bool,
     /// Scores the collective model on a table of measured collectives instead of training runs;
@@ -157,27 +164,39 @@ pub fn run_validate(args: &ValidateArgs, context: &Context, out: &mut dyn Write)
         return kernels::validate(&args, &catalogue, out);
     }
     let mut tables = Tables::default();
-    let mut files = Vec::new();
+    let (mut files, mut hashes) = (Vec::new(), Vec::new());
     if args.files.is_empty() {
         for (origin, text) in EMBEDDED {
             tables.add_bytes(origin, text.as_bytes());
             files.push(origin.to_owned());
+            hashes.push(accuracy::table_hash(origin, text.as_bytes()));
         }
     }
     for path in &args.files {
-        tables.add_bytes(&path.display().to_string(), &read_table(path)?);
-        files.push(path.display().to_string());
+        let (name, bytes) = (path.display().to_string(), read_table(path)?);
+        tables.add_bytes(&name, &bytes);
+        hashes.push(accuracy::table_hash(&name, &bytes));
+        files.push(name);
     }
     let Tables { rows, problems, .. } = tables;
     if let Some(id) = &args.scenario {
         let text = scenario_of(&rows, id, &Predictor::new(&catalogue))?;
         return out.write_all(text.as_bytes()).map_err(stdout_error);
     }
-    let outcomes = if args.leave_one_source_out {
-        leave_one_source_out(&catalogue, &rows)?
-    } else {
-        run(rows, &catalogue)
+    let left_out = match args.leave_one_source_out {
+        true => Some(leave_one_source_out(&catalogue, &rows)?),
+        false => None,
     };
+    // With a report both stand side by side; otherwise the one asked for is printed.
+    let (outcomes, left_out) = match left_out {
+        Some(left_out) if args.report.is_none() => (left_out, None),
+        left_out => (run(rows.clone(), &catalogue), left_out),
+    };
+    let study = study(&catalogue, &rows, &outcomes, left_out.as_deref());
+    if let Some(folder) = &args.report {
+        let named = !args.files.is_empty();
+        accuracy::write_report(folder, &study, &catalogue, hashes, named)?;
+    }
     let scores = scores(&outcomes);
     let reasons = reasons(&outcomes);
     if let Some(path) = &args.predictions {
@@ -185,7 +204,8 @@ pub fn run_validate(args: &ValidateArgs, context: &Context, out: &mut dyn Write)
     }
     match args.format {
         Format::Table => {
-            let text = table(&files, &problems, &outcomes, &scores, &reasons);
+            let mut text = table(&files, &problems, &outcomes, &scores, &reasons);
+            text.push_str(&statistics_text(&study));
             out.write_all(text.as_bytes()).map_err(stdout_error)
         }
         Format::Json => {

@@ -1,8 +1,12 @@
 //! Results for people.
 
 mod network;
+mod scatter;
+mod validation;
 
 pub use network::network_text;
+pub use scatter::scatter_svg;
+pub use validation::{Origin, catalogue_hash, drawn, short, statistics_text, validation_markdown};
 
 use std::fmt::Write as _;
 

@@ -4,6 +4,7 @@
 //! predicted ([`Predictor`]), and the predictions are compared with what was measured ([`scores`]).
 //! The predictor takes a [`RowSpec`], which has no measured value in it.
 
+mod ablation;
 pub mod collectives;
 mod grammar;
 mod map;
@@ -12,16 +13,20 @@ mod predict;
 mod row;
 mod score;
 mod shape;
+pub mod statistics;
+mod study;
 mod table;
 
 use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
+pub use ablation::{STEPS, Step, ablation};
 pub use map::Reject;
 pub use predict::{Prediction, Predictor, Scale, Status};
 pub use row::{COLUMNS, Labels, MORE_COLUMNS, Measured, NEEDED_COLUMNS, Row, RowSpec};
 pub use score::{Errors, Score, error_of, quantile, scores};
+pub use study::{Choice, HALVED, Named, Study, Target, half_of, study};
 pub use table::Tables;
 
 use crate::hardware::Catalogue;

@@ -153,13 +153,17 @@ impl RowSpec {
     }
 }
 
-/// What was measured. Only seconds and tokens are read: sources count FLOPs differently.
+/// What was measured. Accuracy is scored by seconds and tokens: sources count FLOPs differently.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Measured {
     /// Seconds per step.
     pub step_seconds: Option<f64>,
     /// Tokens per second and device.
     pub tokens_per_second_per_device: Option<f64>,
+    /// Memory per device as a driver tool showed it, in GB.
+    pub memory_gb: Option<f64>,
+    /// Utilisation as printed, in percent, by the source's own count of FLOPs.
+    pub mfu_percent: Option<f64>,
 }
 
 /// What rows are told apart and grouped by.

@@ -159,6 +159,8 @@ impl Tables {
         let measured = Measured {
             step_seconds: cells.measured("step_time_s"),
             tokens_per_second_per_device: cells.measured("tokens_per_s_per_device"),
+            memory_gb: cells.shown("memory_gb"),
+            mfu_percent: cells.shown("mfu"),
         };
         let kind = cells.text("row_kind");
         let scoreable = cells.text("scoreable");
@@ -294,6 +296,12 @@ impl Cells<'_> {
             self.remarks.push(format!("{name} 0 read as not stated"));
         }
         None
+    }
+
+    /// A figure that is shown beside predictions and not scored: a plain positive number or none.
+    fn shown(&self, name: &str) -> Option<f64> {
+        let text = std::str::from_utf8(self.raw(name)).ok()?.trim();
+        text.parse::<f64>().ok().filter(|value| value.is_finite() && *value > 0.0)
     }
 
     /// A measured value; a bad one costs the score, not the prediction.
