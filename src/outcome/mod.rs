@@ -3,15 +3,19 @@
 
 mod demands;
 mod durations;
+mod explain;
 mod network;
 mod recorded;
 mod result;
+mod uncertainty;
 
 pub use demands::demands_of;
 pub use durations::{Timed, time_program};
+pub use explain::{EXPLAIN_SCHEMA, Term, Waterfall, explain};
 pub use network::{Meetings, sites_of};
 pub use recorded::{RankReplay, RecordedReplay, recorded_durations, replay_recorded};
 pub use result::*;
+pub use uncertainty::{NINETY, Ratio, Uncertainty, Verdict, compare, uncertainty};
 
 use std::collections::BTreeMap;
 
@@ -126,6 +130,7 @@ fn assemble(
     let devices = f64::from(setup.devices);
     let ranks = program.world_size() as f64;
     let step = outcome.step.seconds();
+    let spread = uncertainty(setup, program, timed, &outcome.critical);
     let sequence = scenario.training.sequence_length;
     let tokens = f64::from(scenario.training.global_batch) * f64::from(sequence);
     let mut warnings = timed.warnings.clone();
@@ -219,9 +224,15 @@ fn assemble(
         seed: scenario.seed,
         inputs: inputs(setup, catalogue),
         plan: plan_info(setup),
-        step: StepInfo { seconds: step.0, breakdown },
+        step: StepInfo {
+            seconds: step.0,
+            interval_90: spread.step_interval(step),
+            relative_sigma: spread.sigma,
+            breakdown,
+        },
         throughput: Throughput {
             tokens_per_second: tokens / step.0,
+            tokens_per_second_interval_90: spread.interval(tokens / step.0),
             tokens_per_second_per_device: tokens / step.0 / devices,
             tflops_per_device: model_flops / step.0 / devices / 1e12,
             mfu: model_flops / available,
@@ -240,6 +251,7 @@ fn assemble(
             tokens: scenario.run.tokens,
             steps,
             days: steps.map(|_| run_seconds.0 / 86400.0),
+            days_interval_90: steps.map(|_| spread.interval(run_seconds.0 / 86400.0)),
             device_hours: steps.map(|_| device_hours),
         },
         energy: EnergyInfo {
@@ -253,6 +265,7 @@ fn assemble(
         },
         cost: CostInfo {
             usd: price.map(|price| price * device_hours),
+            usd_interval_90: price.map(|price| spread.interval(price * device_hours)),
             usd_per_device_hour: price,
             usd_per_million_tokens: price
                 .map(|price| price * step.hours() * devices / tokens * 1e6),
@@ -273,6 +286,7 @@ fn assemble(
         },
         assumptions: assumptions(setup, catalogue),
         warnings,
+        uncertainty: spread.sources,
     })
 }
 

@@ -21,7 +21,7 @@ use rayon::prelude::*;
 pub use map::Reject;
 pub use predict::{Prediction, Predictor, Scale, Status};
 pub use row::{COLUMNS, Labels, MORE_COLUMNS, Measured, NEEDED_COLUMNS, Row, RowSpec};
-pub use score::{Errors, Score, error_of, quantile, scores};
+pub use score::{Errors, Intervals, Score, error_of, held, quantile, scores};
 pub use table::Tables;
 
 use crate::hardware::Catalogue;
