@@ -11,7 +11,8 @@ use serde::Serialize;
 use crate::calibrate::stack::leave_one_source_out;
 use crate::error::{Error, Result, nearest_names};
 use crate::validate::{
-    EMBEDDED, Errors, Intervals, Outcome, Predictor, Row, Score, Status, Tables, error_of, run, scores,
+    EMBEDDED, Errors, Intervals, Outcome, Predictor, Row, Score, Status, Tables, error_of, run,
+    scores,
 };
 
 use super::collectives::{self, ValidateCollectives};
@@ -356,7 +357,18 @@ fn table(
     let _ = writeln!(
         text,
         "{:<24} {:>4} {:>5} {:>7}  {:>6} {:>6} {:>6} {:>6}  {:>6} {:>6}  {:>5} {:>5}",
-        "", "rows", "bases", "covered", "MAPE", "median", "p90", "bias", "null", "null", "held", "+-"
+        "",
+        "rows",
+        "bases",
+        "covered",
+        "MAPE",
+        "median",
+        "p90",
+        "bias",
+        "null",
+        "null",
+        "held",
+        "+-"
     );
     let _ = writeln!(
         text,

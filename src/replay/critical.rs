@@ -110,8 +110,7 @@ pub(super) fn path(sweep: &Sweep<'_>) -> CriticalPath {
         }
     }
     let Some((_, t, lane, op)) = last else { return CriticalPath::default() };
-    let mut walk =
-        Walk { sweep, meets: meets(sweep), path: CriticalPath::default(), t, lane };
+    let mut walk = Walk { sweep, meets: meets(sweep), path: CriticalPath::default(), t, lane };
     let mut at = At::End(op);
     while let Some(before) = walk.back(at) {
         at = before;
