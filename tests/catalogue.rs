@@ -254,7 +254,7 @@ fn names_that_published_measurements_print_resolve() {
         ("Megatron-LM SC21", "megatron-lm-sc21"),
         ("Megatron-LM selective recomputation", "megatron-lm-2022"),
         ("Megatron-LM", "megatron-lm-2023"),
-        ("Megatron-DeepSpeed 2021", "megatron-deepspeed"),
+        ("Megatron-DeepSpeed 2021", "megatron-deepspeed-2021"),
         ("llm-foundry/Composer (PyTorch FSDP)", "llm-foundry"),
         ("torchtitan (ROCm)", "torchtitan"),
         ("HF accelerate FSDP", "hf-accelerate-fsdp"),

@@ -6,6 +6,7 @@
 mod accuracy;
 mod collectives;
 mod completions;
+mod explain;
 mod hw;
 mod kernels;
 mod run;
@@ -44,6 +45,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 internal error, 2 usage, 3 inval
 enum Command {
     /// Predict a training run: step time, throughput, memory, energy, cost, CO2e.
     Run(run::RunArgs),
+    /// Show where a step's time comes from, term by term from the roofline on.
+    Explain(explain::ExplainArgs),
     /// Show the hardware catalogue with the provenance of every figure.
     Hw(hw::HwArgs),
     /// Work with recorded traces: import, inspect, replay.
@@ -126,6 +129,7 @@ pub fn main() -> ExitCode {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let result = match cli.command {
         Command::Run(args) => run::run(&args, &context, &mut out),
+        Command::Explain(args) => explain::run(&args, &context, &mut out),
         Command::Hw(args) => hw::run(&args, &context, &mut out),
         Command::Trace(command) => command.run(&mut out),
         Command::Validate(args) => validate::run_validate(&args, &context, &mut out),

@@ -12,7 +12,8 @@ use crate::calibrate::stack::leave_one_source_out;
 use crate::error::{Error, Result, nearest_names};
 use crate::report::statistics_text;
 use crate::validate::{
-    EMBEDDED, Errors, Outcome, Predictor, Row, Score, Status, Tables, error_of, run, scores, study,
+    EMBEDDED, Errors, Intervals, Outcome, Predictor, Row, Score, Status, Tables, error_of, run,
+    scores, study,
 };
 
 use super::accuracy;
@@ -69,7 +70,7 @@ pub struct ValidateArgs {
 pub const VALIDATE_SCHEMA: &str = "trainyard.validate/1";
 
 /// Columns of the predictions file.
-pub const PREDICTION_COLUMNS: [&str; 11] = [
+pub const PREDICTION_COLUMNS: [&str; 13] = [
     "id",
     "status",
     "predicted_step_s",
@@ -81,6 +82,8 @@ pub const PREDICTION_COLUMNS: [&str; 11] = [
     "extrapolated",
     "assumed",
     "reason",
+    "low_s",
+    "high_s",
 ];
 
 /// Machine output.
@@ -126,6 +129,8 @@ struct PredictionLine<'a> {
     extrapolated: &'a [String],
     assumed: &'a [String],
     reason: &'a str,
+    low_s: Option<f64>,
+    high_s: Option<f64>,
     scored: bool,
     fitted: bool,
 }
@@ -252,6 +257,8 @@ fn prediction_line(outcome: &Outcome) -> PredictionLine<'_> {
         extrapolated: &p.extrapolated,
         assumed: &p.assumed,
         reason: &p.reason,
+        low_s: p.interval_s.map(|interval| interval.0),
+        high_s: p.interval_s.map(|interval| interval.1),
         scored: outcome.labels.scored,
         fitted: outcome.fitted,
     }
@@ -282,6 +289,8 @@ fn predictions_csv(outcomes: &[Outcome]) -> Result<Vec<u8>> {
                 &extrapolated,
                 &line.assumed.join("; "),
                 line.reason,
+                &number(line.low_s),
+                &number(line.high_s),
             ])
             .map_err(broken)?;
     }
@@ -361,18 +370,30 @@ fn table(
         text,
         "\n{} rows, {ok} predicted, {scored} bases scored. Errors in % of step time over bases; \
          bias\nbelow 0: predicted too fast. Null model: median 6*N*tokens/s of the other bases of \
-         the family\nand number format. covered: predicted of the scoreable rows.\n",
+         the family\nand number format. covered: predicted of the scoreable rows. held: scored rows \
+         measured within\nthe 90 % interval of their prediction; +-: median of half its width.\n",
         outcomes.len()
     );
     let _ = writeln!(
         text,
-        "{:<30} {:>4} {:>5} {:>7}  {:>6} {:>6} {:>6} {:>6}  {:>6} {:>6}",
-        "", "rows", "bases", "covered", "MAPE", "median", "p90", "bias", "null", "null"
+        "{:<24} {:>4} {:>5} {:>7}  {:>6} {:>6} {:>6} {:>6}  {:>6} {:>6}  {:>5} {:>5}",
+        "",
+        "rows",
+        "bases",
+        "covered",
+        "MAPE",
+        "median",
+        "p90",
+        "bias",
+        "null",
+        "null",
+        "held",
+        "+-"
     );
     let _ = writeln!(
         text,
-        "{:<30} {:>4} {:>5} {:>7}  {:>6} {:>6} {:>6} {:>6}  {:>6} {:>6}",
-        "family / source", "", "", "%", "", "", "", "", "median", "p90"
+        "{:<24} {:>4} {:>5} {:>7}  {:>6} {:>6} {:>6} {:>6}  {:>6} {:>6}  {:>5} {:>5}",
+        "family / source", "", "", "%", "", "", "", "", "median", "p90", "%", "%"
     );
     for score in scores {
         let name = if score.source.is_empty() {
@@ -381,15 +402,19 @@ fn table(
         } else {
             format!("  {}", score.source)
         };
-        let name: String = name.chars().take(30).collect();
+        let name: String = name.chars().take(24).collect();
         let coverage = score.coverage().map_or_else(|| "-".to_owned(), percent);
         let [mape, median, p90, bias] = error_cells(score.errors.as_ref());
         let [_, null_median, null_p90, _] = error_cells(score.null.as_ref());
         let bases = score.errors.map_or(0, |e| e.bases);
+        let of_intervals = |part: fn(&Intervals) -> f64| {
+            score.intervals.as_ref().map_or_else(|| "-".to_owned(), |i| percent(part(i)))
+        };
+        let (held, width) = (of_intervals(|i| i.held), of_intervals(|i| i.half_width));
         let _ = writeln!(
             text,
-            "{name:<30} {:>4} {bases:>5} {coverage:>7}  {mape:>6} {median:>6} {p90:>6} {bias:>6}  \
-             {null_median:>6} {null_p90:>6}",
+            "{name:<24} {:>4} {bases:>5} {coverage:>7}  {mape:>6} {median:>6} {p90:>6} {bias:>6}  \
+             {null_median:>6} {null_p90:>6}  {held:>5} {width:>5}",
             score.rows
         );
     }

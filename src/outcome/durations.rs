@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::program::Program;
 use crate::replay::{Durations, HostTimes};
 use crate::scenario::Setup;
-use crate::timing::{KernelLibrary, KernelTimes};
+use crate::timing::{KernelLibrary, KernelTime, KernelTimes};
 use crate::units::Nanos;
 
 use super::network::{Meetings, time_meetings};
@@ -14,6 +14,8 @@ use super::network::{Meetings, time_meetings};
 pub struct Timed {
     /// Whole nanoseconds of everything.
     pub durations: Durations,
+    /// What is known of each kernel alone: time, and how uncertain it is.
+    pub kernels: Vec<KernelTime>,
     /// The calls behind its meetings.
     pub meetings: Meetings,
     /// What the user should know.
@@ -29,12 +31,14 @@ pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
     let sustained = &setup.stack.in_training;
     let mut outside = Vec::new();
     let mut kernels = Vec::with_capacity(program.kernels.len());
+    let mut alone = Vec::with_capacity(program.kernels.len());
     for kernel in &program.kernels {
         let predicted = library.time(kernel)?;
         if predicted.extrapolated && !outside.contains(&kernel.name) {
             outside.push(kernel.name.clone());
         }
         kernels.push((predicted.time / sustained.kernels.value.0).to_nanos());
+        alone.push(predicted);
     }
     let mut warnings = Vec::new();
     if !outside.is_empty() {
@@ -66,5 +70,5 @@ pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
         group_class: meetings.classes.clone(),
         host,
     };
-    Ok(Timed { durations, meetings, warnings })
+    Ok(Timed { durations, kernels: alone, meetings, warnings })
 }

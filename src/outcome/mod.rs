@@ -3,13 +3,16 @@
 
 mod demands;
 mod durations;
+mod explain;
 mod network;
 mod recorded;
 mod result;
 mod steps;
+mod uncertainty;
 
 pub use demands::demands_of;
 pub use durations::{Timed, time_program};
+pub use explain::{EXPLAIN_SCHEMA, Term, Waterfall, explain};
 pub use network::{Meetings, sites_of};
 pub use recorded::{
     RankReplay, RecordedReplay, WhatIf, recorded_durations, replay_changed, replay_recorded,
@@ -18,6 +21,7 @@ pub use result::*;
 pub use steps::{
     Factor, HalfPrediction, StepReplay, Stragglers, predict_second_half, replay_steps, stragglers,
 };
+pub use uncertainty::{NINETY, Ratio, Uncertainty, Verdict, compare, uncertainty};
 
 use std::collections::BTreeMap;
 
@@ -132,6 +136,7 @@ fn assemble(
     let devices = f64::from(setup.devices);
     let ranks = program.world_size() as f64;
     let step = outcome.step.seconds();
+    let spread = uncertainty(setup, program, timed, &outcome.critical);
     let sequence = scenario.training.sequence_length;
     let tokens = f64::from(scenario.training.global_batch) * f64::from(sequence);
     let mut warnings = timed.warnings.clone();
@@ -225,9 +230,15 @@ fn assemble(
         seed: scenario.seed,
         inputs: inputs(setup, catalogue),
         plan: plan_info(setup),
-        step: StepInfo { seconds: step.0, breakdown },
+        step: StepInfo {
+            seconds: step.0,
+            interval_90: spread.step_interval(step),
+            relative_sigma: spread.sigma,
+            breakdown,
+        },
         throughput: Throughput {
             tokens_per_second: tokens / step.0,
+            tokens_per_second_interval_90: spread.interval(tokens / step.0),
             tokens_per_second_per_device: tokens / step.0 / devices,
             tflops_per_device: model_flops / step.0 / devices / 1e12,
             mfu: model_flops / available,
@@ -246,6 +257,7 @@ fn assemble(
             tokens: scenario.run.tokens,
             steps,
             days: steps.map(|_| run_seconds.0 / 86400.0),
+            days_interval_90: steps.map(|_| spread.interval(run_seconds.0 / 86400.0)),
             device_hours: steps.map(|_| device_hours),
         },
         energy: EnergyInfo {
@@ -259,6 +271,7 @@ fn assemble(
         },
         cost: CostInfo {
             usd: price.map(|price| price * device_hours),
+            usd_interval_90: price.map(|price| spread.interval(price * device_hours)),
             usd_per_device_hour: price,
             usd_per_million_tokens: price
                 .map(|price| price * step.hours() * devices / tokens * 1e6),
@@ -279,6 +292,7 @@ fn assemble(
         },
         assumptions: assumptions(setup, catalogue),
         warnings,
+        uncertainty: spread.sources,
     })
 }
 

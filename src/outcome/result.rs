@@ -35,6 +35,9 @@ pub struct RunResult {
     pub plan: PlanInfo,
     /// Time of a step.
     pub step: StepInfo,
+    /// Where the width of the step's interval comes from, largest first; contributions add up in
+    /// quadrature. Those below 0.05 % are left out.
+    pub uncertainty: Vec<UncertaintySource>,
     /// Rates.
     pub throughput: Throughput,
     /// Device memory.
@@ -125,8 +128,45 @@ pub struct PlanInfo {
 pub struct StepInfo {
     /// Seconds from the start of the step to the end of the last rank.
     pub seconds: f64,
+    /// Where it lies with 90 % probability.
+    pub interval_90: StepInterval,
+    /// Standard deviation of its logarithm, which is that of everything proportional to the step
+    /// or to its inverse (tokens/s, MFU, days, rent).
+    pub relative_sigma: f64,
     /// Seconds by account, mean over ranks; they add up to `seconds`.
     pub breakdown: BTreeMap<String, f64>,
+}
+
+/// 90 % interval of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct StepInterval {
+    /// Lower end in seconds.
+    pub low_s: f64,
+    /// Upper end in seconds.
+    pub high_s: f64,
+}
+
+/// 90 % interval, in the unit of what it belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// A source of error of the step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct UncertaintySource {
+    /// What is uncertain, and of which hardware, library or stack.
+    pub source: String,
+    /// By how much: relative standard deviation.
+    pub relative_sigma: f64,
+    /// What that does to the step: relative standard deviation, below 0 where more of the source
+    /// is a shorter step.
+    pub contribution: f64,
+    /// Another plan with the same source errs in the same direction.
+    pub shared: bool,
 }
 
 /// Rates.
@@ -134,6 +174,8 @@ pub struct StepInfo {
 pub struct Throughput {
     /// Tokens per second of the whole job.
     pub tokens_per_second: f64,
+    /// Where that lies with 90 % probability.
+    pub tokens_per_second_interval_90: Interval,
     /// Tokens per second and device.
     pub tokens_per_second_per_device: f64,
     /// Model TFLOP/s per device.
@@ -206,6 +248,8 @@ pub struct RunInfo {
     pub steps: Option<f64>,
     /// Days without interruptions.
     pub days: Option<f64>,
+    /// Where they lie with 90 % probability.
+    pub days_interval_90: Option<Interval>,
     /// Devices times hours.
     pub device_hours: Option<f64>,
 }
@@ -244,6 +288,8 @@ pub struct EnergyInfo {
 pub struct CostInfo {
     /// Rent of the devices.
     pub usd: Option<f64>,
+    /// Where it lies with 90 % probability, the price being what it is.
+    pub usd_interval_90: Option<Interval>,
     /// Rent per device and hour.
     pub usd_per_device_hour: Option<f64>,
     /// Rent per million tokens.

@@ -152,6 +152,15 @@ impl Lumping {
         self.groups[family].get(group as usize).map(|g| g.class)
     }
 
+    /// Lanes that meet a lane in a family, itself among them; empty if it is in no group.
+    #[must_use]
+    pub fn members(&self, family: usize, lane: u32) -> &[u32] {
+        let group = self.group_of_lane.get(family).and_then(|of| of.get(lane as usize));
+        group
+            .and_then(|group| self.groups[family].get(*group as usize))
+            .map_or(&[], |group| &group.lanes)
+    }
+
     /// Number of lanes.
     #[must_use]
     pub fn lanes(&self) -> usize {

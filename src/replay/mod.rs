@@ -7,11 +7,13 @@
 
 mod breakdown;
 mod coupling;
+mod critical;
 mod lumping;
 mod sweep;
 
 pub use breakdown::{Breakdown, Category};
 pub use coupling::{Demand, Demands, Extra, Iterations, settle};
+pub use critical::{CriticalPath, Meeting, Spent};
 pub use lumping::{LaneGroup, Lumping};
 pub use sweep::Sweep;
 
@@ -87,6 +89,8 @@ pub struct Outcome {
     /// Time during which a rank communicates or waits in a collective while its compute lane is
     /// idle, summed over ranks.
     pub waiting: Nanos,
+    /// What the step's longest path consists of.
+    pub critical: CriticalPath,
 }
 
 /// Replays one step with the sweep engine.

@@ -12,6 +12,7 @@ use crate::units::Nanos;
 
 use super::breakdown::{self, Breakdown};
 use super::coupling::Extra;
+use super::critical;
 use super::{Durations, Lumping, Outcome};
 
 /// Start and end times of every operation of every lane.
@@ -387,7 +388,15 @@ impl<'a> Sweep<'a> {
             by_template.push((ranks, sum));
         }
         let (busy, waiting) = (total.busy(), total.waiting());
-        Outcome { step: self.step, total, by_template, lanes: self.lumping.lanes(), busy, waiting }
+        Outcome {
+            step: self.step,
+            total,
+            by_template,
+            lanes: self.lumping.lanes(),
+            busy,
+            waiting,
+            critical: critical::path(self),
+        }
     }
 }
 

@@ -1,16 +1,18 @@
 //! Results for people.
 
+mod explain;
 mod network;
 mod scatter;
 mod validation;
 
+pub use explain::explain_text;
 pub use network::network_text;
 pub use scatter::scatter_svg;
 pub use validation::{Origin, catalogue_hash, drawn, short, statistics_text, validation_markdown};
 
 use std::fmt::Write as _;
 
-use crate::outcome::{RunResult, Scope};
+use crate::outcome::{Interval, RunResult, Scope, StepInterval};
 use crate::replay::Category;
 use crate::scenario::Setup;
 use crate::units::{Seconds, human_time, si, significant};
@@ -53,6 +55,42 @@ fn grouped(value: f64) -> String {
         text.push(c);
     }
     text
+}
+
+/// Three significant digits, as a number.
+fn rounded(value: f64) -> f64 {
+    if value <= 0.0 || !value.is_finite() {
+        return value;
+    }
+    let scale = 10f64.powi(value.log10().floor() as i32 - 2);
+    (value / scale).round() * scale
+}
+
+/// Both ends of an interval, the unit once where it is the same.
+fn time_range(interval: StepInterval) -> String {
+    let (low, high) = (human_time(Seconds(interval.low_s)), human_time(Seconds(interval.high_s)));
+    match (low.split_once(' '), high.split_once(' ')) {
+        (Some((number, unit)), Some((_, other))) if unit == other => format!("{number} to {high}"),
+        _ => format!("{low} to {high}"),
+    }
+}
+
+/// Words in lines of at most `width` columns.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let full = lines.last().map_or(0, |line| line.chars().count());
+        if full > 0 && full + 1 + word.chars().count() > width {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
 }
 
 /// The answer to `trainyard run` as text of at most 100 columns.
@@ -106,12 +144,20 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
         sharding_text(result),
     );
 
-    let _ = writeln!(t, "\nStep {}", human_time(Seconds(result.step.seconds)));
-    let rates = &result.throughput;
     let _ = writeln!(
         t,
-        "  {} tokens/s, {} tokens/s per device",
+        "\nStep {} (90 %: {})",
+        human_time(Seconds(result.step.seconds)),
+        time_range(result.step.interval_90)
+    );
+    let rates = &result.throughput;
+    let Interval { low, high } = rates.tokens_per_second_interval_90;
+    let _ = writeln!(
+        t,
+        "  {} tokens/s (90 %: {} to {}), {} tokens/s per device",
         grouped(rates.tokens_per_second),
+        grouped(rounded(low)),
+        grouped(rounded(high)),
         grouped(rates.tokens_per_second_per_device)
     );
     let _ = writeln!(
@@ -121,6 +167,19 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
         significant(rates.mfu * 100.0, 3),
         significant(rates.hfu * 100.0, 3)
     );
+
+    let widest: Vec<String> = result
+        .uncertainty
+        .iter()
+        .take(3)
+        .map(|s| format!("{} ({:.1} %)", s.source, s.contribution.abs() * 100.0))
+        .collect();
+    if !widest.is_empty() {
+        let text = format!("uncertain by {}", widest.join(", "));
+        for line in wrapped(&text, 96) {
+            let _ = writeln!(t, "  {line}");
+        }
+    }
 
     let _ = writeln!(t, "\nWhere the time goes (mean over ranks)");
     let step = result.step.seconds;

@@ -25,7 +25,7 @@ pub use ablation::{STEPS, Step, ablation};
 pub use map::Reject;
 pub use predict::{Prediction, Predictor, Scale, Status};
 pub use row::{COLUMNS, Labels, MORE_COLUMNS, Measured, NEEDED_COLUMNS, Row, RowSpec};
-pub use score::{Errors, Score, error_of, quantile, scores};
+pub use score::{Errors, Intervals, Score, error_of, held, quantile, scores};
 pub use study::{Choice, HALVED, Named, Study, Target, half_of, study};
 pub use table::Tables;
 

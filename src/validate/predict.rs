@@ -54,6 +54,8 @@ pub struct Prediction {
     pub status: Status,
     /// Seconds per step of the row's global batch.
     pub step_s: Option<f64>,
+    /// Lower and upper end of the 90 % interval of `step_s`.
+    pub interval_s: Option<(f64, f64)>,
     /// Tokens per second and device.
     pub tokens_per_s_per_device: Option<f64>,
     /// Peak memory of a device in GB (1e9 bytes).
@@ -95,6 +97,7 @@ impl Prediction {
         Self {
             status,
             step_s: None,
+            interval_s: None,
             tokens_per_s_per_device: None,
             memory_gb: None,
             capacity_gb: None,
@@ -177,6 +180,24 @@ impl<'a> Predictor<'a> {
             .map_err(|e| format!("cannot serialise the scenario: {e}"))
     }
 
+    /// Does something with a row's setup, as it is predicted; beside it stands how many times its
+    /// work the row's step has.
+    ///
+    /// # Errors
+    /// The row is not predicted; the reason why.
+    pub fn with_setup<T>(
+        &self,
+        spec: &RowSpec,
+        act: impl FnOnce(&Setup<'a>, f64) -> Result<T, Error>,
+    ) -> Result<T, String> {
+        let mut mapped =
+            map(spec, self.catalogue, &self.models).map_err(|reject| match reject {
+                Reject::Invalid(reason) | Reject::Unsupported(reason) => reason,
+            })?;
+        let setup = self.fit(&mut mapped).map_err(|error| one_line(&error))?;
+        act(&setup, mapped.batch_scale).map_err(|error| one_line(&error))
+    }
+
     fn run(&self, mapped: &mut Mapped) -> Result<Prediction, Error> {
         let setup = self.fit(mapped)?;
         let passes = u64::from(setup.model.layers) * u64::from(setup.plan.micro_batches);
@@ -207,6 +228,10 @@ impl<'a> Predictor<'a> {
         Ok(Prediction {
             status: Status::Ok,
             step_s: Some(step),
+            interval_s: Some((
+                result.step.interval_90.low_s * mapped.batch_scale,
+                result.step.interval_90.high_s * mapped.batch_scale,
+            )),
             tokens_per_s_per_device: Some(tokens / step / devices),
             memory_gb: Some(result.memory.peak_bytes_per_device / 1e9),
             capacity_gb: Some(result.memory.capacity_bytes / 1e9),

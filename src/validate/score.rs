@@ -48,6 +48,43 @@ impl Errors {
     }
 }
 
+/// How well the 90 % intervals of predictions hold what was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Intervals {
+    /// Rows that count: every scored row, whatever its base.
+    pub rows: usize,
+    /// Share of them whose measured step lies in the interval.
+    pub held: f64,
+    /// Median of half the width of the interval over the prediction.
+    pub half_width: f64,
+}
+
+impl Intervals {
+    /// Summary of (held, half width) pairs.
+    #[must_use]
+    pub fn of(pairs: &[(bool, f64)]) -> Option<Self> {
+        if pairs.is_empty() {
+            return None;
+        }
+        let widths: Vec<f64> = pairs.iter().map(|pair| pair.1).collect();
+        let held = pairs.iter().filter(|pair| pair.0).count();
+        Some(Self {
+            rows: pairs.len(),
+            held: held as f64 / pairs.len() as f64,
+            half_width: quantile(&widths, 0.5),
+        })
+    }
+}
+
+/// Whether a row's measured step lies in the interval of its prediction, and half the interval's
+/// width relative to the prediction.
+#[must_use]
+pub fn held(outcome: &Outcome) -> Option<(bool, f64)> {
+    let (step, (low, high)) = (outcome.prediction.step_s?, outcome.prediction.interval_s?);
+    let measured = step / (1.0 + error_of(outcome)?);
+    Some((low <= measured && measured <= high, (high - low) / 2.0 / step))
+}
+
 /// Quantile by linear interpolation between order statistics.
 #[must_use]
 pub fn quantile(values: &[f64], q: f64) -> f64 {
@@ -85,6 +122,8 @@ pub struct Score {
     pub errors: Option<Errors>,
     /// Errors of the null model on the same rows.
     pub null: Option<Errors>,
+    /// The predictions' intervals on the same rows.
+    pub intervals: Option<Intervals>,
 }
 
 impl Score {
@@ -223,6 +262,9 @@ pub fn scores(outcomes: &[Outcome]) -> Vec<Score> {
                 bases: bases.len(),
                 errors: Errors::of(&per_base(outcomes, &errors)),
                 null: Errors::of(&per_base(outcomes, &nulls)),
+                intervals: Intervals::of(
+                    &errors.iter().filter_map(|(i, _)| held(&outcomes[*i])).collect::<Vec<_>>(),
+                ),
             }
         })
         .collect()
