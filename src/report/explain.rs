@@ -66,13 +66,13 @@ pub fn explain_text(waterfall: &Waterfall) -> String {
     }
     let _ = writeln!(
         t,
-        "= {:33} {:>9} {:>5.1} %   {:WIDTH$}   90 %: {}",
+        "= {:33} {:>9} {:>5.1} %   {}",
         "predicted step",
         human_time(Seconds(step)),
         100.0,
         bar(0.0, step, full),
-        time_range(waterfall.interval_90)
     );
+    let _ = writeln!(t, "  {:33} {:>9}", "  90 % interval", time_range(waterfall.interval_90));
     if let (Some(measured), Some(rest)) = (waterfall.measured_s, waterfall.unexplained_s) {
         let _ = writeln!(
             t,
@@ -92,7 +92,7 @@ pub fn explain_text(waterfall: &Waterfall) -> String {
             human_time(Seconds(measured)),
             measured / step * 100.0,
             bar(0.0, measured, full),
-            if inside { "in the interval" } else { "outside" }
+            if inside { "in interval" } else { "outside" }
         );
     }
     t.push_str(
