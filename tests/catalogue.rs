@@ -135,7 +135,9 @@ fn no_bare_numbers() {
         let mut bare = Vec::new();
         walk(&toml::Value::Table(document.table().clone()), "", &mut bare);
         // What a [fit] table says about a fit: rows, residuals.
-        let of_fit = |path: &str| path.starts_with("kernels.") && path.contains(".fit.");
+        let of_fit = |path: &str| {
+            path.starts_with("fit.") || (path.starts_with("kernels.") && path.contains(".fit."))
+        };
         bare.retain(|path| !STRUCTURE.contains(&path.as_str()) && !of_fit(path));
         assert!(bare.is_empty(), "{}: bare numbers at {bare:?}", document.origin());
     }

@@ -316,6 +316,8 @@ const CHANGES: &[Change] = &[
     change("plan.gradient_shard", &["plan.sharding=zero2"], ABSENT, "8", &[Up(GRADIENTS), Stays(OPTIMIZER)]),
     change("plan.optimizer_shard", &[], ABSENT, "8", &[Down(OPTIMIZER), Stays(GRADIENTS)]),
     change("plan.recompute", &[], "none", "full", &[Up(STEP), Down(ACTIVATIONS), Up("throughput.hfu")]),
+    change("plan.recompute", &[], "none", "modules", &[Up(STEP), Down(ACTIVATIONS)]),
+    change("plan.recompute", &[], "none", "operators", &[Up(STEP), Down(ACTIVATIONS)]),
     change("plan.recompute", UNFUSED, "none", "selective", &[Up(STEP), Down(ACTIVATIONS)]),
     change("plan.layers_per_stage", PP4, ABSENT, "[5, 9, 9, 9]", &[Up(STEP), Up(BUBBLE)]),
     change("plan.rank_order", TP8, "[\"tensor\", \"context\", \"data\", \"pipeline\"]",

@@ -233,7 +233,8 @@ fn predictions_are_written_with_the_documented_columns() {
     assert_eq!(
         lines[0],
         "id,status,predicted_step_s,predicted_tokens_per_s_per_device,error_pct,\
-         predicted_memory_gb,accelerator,stack,extrapolated,assumed,reason"
+         predicted_memory_gb,accelerator,stack,extrapolated,assumed,reason,\
+         low_s,high_s"
     );
     assert!(
         lines[1].starts_with("a,ok,") && lines[1].contains(",h100-sxm,torchtitan,"),

@@ -1,6 +1,6 @@
 //! What a step's kernels and calls ask of their device: the input of coupled rates.
 
-use crate::program::{Program, Work};
+use crate::program::{Collective, Program, Work};
 use crate::replay::{Demand, Demands};
 use crate::scenario::Setup;
 
@@ -11,7 +11,7 @@ use super::network::Meetings;
 pub fn demands_of(setup: &Setup<'_>, program: &Program, meetings: &Meetings) -> Demands {
     let units = setup.accelerator.compute_units.as_ref().map(|figure| figure.value.0);
     let bandwidth = setup.accelerator.memory.bandwidth.value;
-    let by_call = meetings.each(|predicted, place| {
+    let by_call = meetings.each(|call, predicted, place| {
         let time = predicted.time.0.max(1e-9);
         let crossing = predicted.scale_out_bytes.0 / f64::from(place.shape.min_per_node.max(1));
         let cards = setup.network.fabric.as_ref().map_or(f64::INFINITY, |fabric| {
@@ -23,6 +23,8 @@ pub fn demands_of(setup: &Setup<'_>, program: &Program, meetings: &Meetings) -> 
             units: units.map_or(0.0, |all| share(predicted.compute_units / all)),
             memory: share(predicted.memory_bytes.0 / time / bandwidth.0),
             cards: share(crossing / time / cards),
+            // Programs post receives long before stacks do, which issue them with the pass before.
+            spins: program.calls[call].collective != Collective::SendRecv,
         }
     });
     Demands {

@@ -47,7 +47,7 @@ impl Meetings {
     /// call.
     pub(super) fn each<T>(
         &self,
-        value: impl Fn(&CollectiveTime, &GroupPlace) -> T,
+        value: impl Fn(usize, &CollectiveTime, &GroupPlace) -> T,
     ) -> Vec<Vec<Vec<T>>> {
         self.predicted
             .iter()
@@ -56,7 +56,11 @@ impl Meetings {
             .map(|((predicted, places), times)| {
                 let of = |call: usize| {
                     predicted.get(&call).map_or_else(Vec::new, |times| {
-                        times.iter().zip(places).map(|(time, place)| value(time, place)).collect()
+                        times
+                            .iter()
+                            .zip(places)
+                            .map(|(time, place)| value(call, time, place))
+                            .collect()
                     })
                 };
                 (0..times.len()).map(of).collect()

@@ -200,7 +200,7 @@ pub fn uncertainty(
     let inside = setup.network.library.and_then(|(library, _)| residual(&library.fit.systems));
     let between = setup.network.transport.and_then(|transport| residual(&transport.fit.systems));
     let fitted = setup.network.library.is_some();
-    let sigmas = timed.meetings.each(|time, place| {
+    let sigmas = timed.meetings.each(|_, time, place| {
         let crosses = place.shape.nodes > 1;
         let mut sigma = inside.unwrap_or(UNFITTED);
         if crosses {

@@ -42,6 +42,8 @@ pub struct Demand {
     pub memory: f64,
     /// Share of the network cards' rate.
     pub cards: f64,
+    /// It holds its units from the moment at which this rank is ready, not only while it transfers.
+    pub spins: bool,
 }
 
 /// Nanoseconds that operations take beyond their nominal duration: by template, by operation and
@@ -173,7 +175,7 @@ fn lane_corrections(
                 for dep in template.deps(OpId(i as u32)) {
                     ready = ready.max(times.end[at(dep.index())]);
                 }
-                if ready < start && demand.units > 0.0 {
+                if ready < start && demand.spins {
                     let spin = Demand { units: demand.units, ..Demand::default() };
                     uses.push(Use { from: ready, to: start, demand: spin, op: i });
                 }

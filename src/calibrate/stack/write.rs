@@ -1,5 +1,7 @@
 //! A fit's figures in a stack's file, in place, with everything else untouched.
 
+use std::collections::BTreeSet;
+
 use toml_edit::{DocumentMut, Item, Table, value};
 
 use super::{Fit, Parameter};
@@ -88,5 +90,26 @@ pub fn rewrite(text: &str, fit: &Fit, record: &Record) -> Result<String> {
         value("Fit to published training steps, see [fit]; rows by id in tests/validation");
     source["date"] = value(record.date.get(..7).unwrap_or(&record.date));
     source["verified"] = value(true);
+    drop_unused_sources(&mut document);
     Ok(document.to_string())
+}
+
+/// Takes out sources that no figure names any more.
+fn drop_unused_sources(document: &mut DocumentMut) {
+    fn collect(item: &Item, used: &mut BTreeSet<String>) {
+        let Some(table) = item.as_table_like() else { return };
+        for (key, value) in table.iter() {
+            match value.as_str() {
+                Some(name) if key == "source" => {
+                    used.insert(name.to_owned());
+                }
+                _ => collect(value, used),
+            }
+        }
+    }
+    let mut used = BTreeSet::new();
+    collect(document.as_item(), &mut used);
+    if let Some(sources) = document.get_mut("sources").and_then(Item::as_table_mut) {
+        sources.retain(|name, _| used.contains(name));
+    }
 }

@@ -315,8 +315,11 @@ fn compute_units(
     branch: &BranchModel,
     volume: &Volume,
 ) -> f64 {
-    // A pair gets two channels per card (assumed; one to four by version and peer).
-    if request.links.scale_up == ScaleUpKind::Pcie || request.operation == Operation::SendReceive {
+    // A pair gets one channel (assumed; one to four by version, size and peer).
+    if request.operation == Operation::SendReceive {
+        return library.units_per_channel;
+    }
+    if request.links.scale_up == ScaleUpKind::Pcie {
         return 2.0 * library.units_per_channel;
     }
     let share = (volume.chunk / branch.chunk).clamp(1.0 / library.tuner.channels, 1.0);
