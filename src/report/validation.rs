@@ -176,15 +176,16 @@ fn targets(text: &mut String, targets: &[Target]) {
         );
     }
     text.push_str(
-        "\n90 % intervals are not scored: predictions carry none in this table. Published plans, \
-         regrets and taus\nbelow include fitted rows.\n",
+        "\nPublished plans, regrets and taus below include fitted rows. `held` below is the share of \
+         rows whose\nmeasured step lies in the 90 % interval of its prediction, `+-` the median of \
+         half its width, both in %.\n",
     );
 }
 
 fn score_table(text: &mut String, scores: &[Score]) {
     text.push_str(
         "| family / source | rows | bases | covered | fitted | MAPE | median | p90 | bias | null \
-         median | null p90 |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+         median | null p90 | held | +- |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for score in scores {
         let name = if score.source.is_empty() {
@@ -200,9 +201,13 @@ fn score_table(text: &mut String, scores: &[Score]) {
             || "- | -".to_owned(),
             |null| format!("{} | {}", percent(null.median), percent(null.p90)),
         );
+        let held = score.intervals.map_or_else(
+            || "- | -".to_owned(),
+            |i| format!("{} | {}", percent(i.held), percent(i.half_width)),
+        );
         let _ = writeln!(
             text,
-            "| {name} | {} | {} | {coverage} | {} | {} | {null} |",
+            "| {name} | {} | {} | {coverage} | {} | {} | {null} | {held} |",
             score.rows,
             score.errors.map_or(0, |e| e.bases),
             score.fitted,

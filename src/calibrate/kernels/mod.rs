@@ -1,7 +1,7 @@
 //! Constants of the kernel models from measured GEMMs and attention calls.
 //!
 //! [`rows`] reads tables, [`gemm`] and [`attention`] fit (robust least squares on the logarithm of
-//! the time), [`write`] puts constants into an accelerator's file, [`score`] says how far a
+//! the time), [`mod@write`] puts constants into an accelerator's file, [`score`] says how far a
 //! catalogue or a fit is from rows.
 
 pub mod attention;
