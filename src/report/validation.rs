@@ -176,9 +176,8 @@ fn targets(text: &mut String, targets: &[Target]) {
         );
     }
     text.push_str(
-        "\nPublished plans, regrets and taus below include fitted rows. `held` below is the share of \
-         rows whose\nmeasured step lies in the 90 % interval of its prediction, `+-` the median of \
-         half its width, both in %.\n",
+        "\n`held` below is the share of rows whose measured step lies in the 90 % interval of its \
+         prediction, `+-`\nthe median of half its width, both in %.\n",
     );
 }
 

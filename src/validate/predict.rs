@@ -164,6 +164,12 @@ impl<'a> Predictor<'a> {
         }
     }
 
+    /// Name of the stack that a row is predicted with; `None` where it is not understood.
+    #[must_use]
+    pub fn stack_of(&self, spec: &RowSpec) -> Option<String> {
+        map(spec, self.catalogue, &self.models).ok().map(|mapped| mapped.stack)
+    }
+
     /// The scenario of a row as TOML, for `trainyard run`.
     ///
     /// # Errors

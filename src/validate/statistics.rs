@@ -59,12 +59,14 @@ pub struct Case<'a> {
     pub rates: (f64, f64),
 }
 
-/// The rows that can be compared, in their order; `outcomes` are of `rows`, in the same order.
+/// The rows that can be compared, in their order, without those that a figure was fitted on;
+/// `outcomes` are of `rows`, in the same order.
 #[must_use]
 pub fn cases<'a>(rows: &'a [Row], outcomes: &'a [Outcome]) -> Vec<Case<'a>> {
     rows.iter()
         .zip(outcomes)
-        .filter(|(_, outcome)| outcome.labels.scored && outcome.prediction.status == Status::Ok)
+        .filter(|(_, outcome)| outcome.labels.scored && !outcome.fitted)
+        .filter(|(_, outcome)| outcome.prediction.status == Status::Ok)
         .filter_map(|(row, outcome)| {
             let predicted = outcome.prediction.tokens_per_s_per_device?;
             let measured = predicted * (1.0 + error_of(outcome)?);

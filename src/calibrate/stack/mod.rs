@@ -84,16 +84,16 @@ fn residuals(catalogue: &Catalogue, rows: &[&Row]) -> Vec<Option<f64>> {
         .collect()
 }
 
-/// Rows that belong to a stack: those that are predicted with it and have a measured time.
+/// Rows that may be scored and are read as runs of a stack.
 #[must_use]
 pub fn rows_of_stack<'r>(catalogue: &Catalogue, stack: &str, rows: &'r [Row]) -> Vec<&'r Row> {
     let predictor = Predictor::new(catalogue);
     let uses = |row: &&Row| {
         row.labels.scored
-            && row.spec.as_ref().is_ok_and(|spec| {
-                let prediction = predictor.predict(spec);
-                prediction.status == Status::Ok && prediction.stack.as_deref() == Some(stack)
-            })
+            && row
+                .spec
+                .as_ref()
+                .is_ok_and(|spec| predictor.stack_of(spec).as_deref() == Some(stack))
     };
     rows.par_iter().filter(uses).collect()
 }
