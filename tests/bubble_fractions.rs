@@ -20,6 +20,7 @@ fn idealise(program: &Program, durations: &mut Durations) {
         *time = Nanos::ZERO;
     }
     durations.host = HostTimes::default();
+    durations.issue.clear();
     for (kernel, time) in program.kernels.iter().zip(&mut durations.kernels) {
         let everywhere = match kernel.class {
             KernelClass::Gemm => !kernel.name.starts_with("logits"),

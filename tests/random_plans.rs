@@ -20,7 +20,7 @@ fn plans() -> impl Strategy<Value = Vec<String>> {
         1_u32..=3,
     );
     let work = (1_u32..=2, 1_u32..=5, prop::sample::select(vec!["gpipe", "default"]), 1_u32..=2);
-    let switches = prop::collection::vec(any::<bool>(), 13);
+    let switches = prop::collection::vec(any::<bool>(), 16);
     let names = (
         prop::sample::select(vec!["none", "zero1", "zero2", "zero3"]),
         prop::sample::select(vec!["none", "selective", "full"]),
@@ -85,12 +85,20 @@ fn plans() -> impl Strategy<Value = Vec<String>> {
             if switches[11] {
                 all.push("plan.expert_tensor_parallel=1".to_owned());
             }
+            all.push(format!("software.overlap_experts={}", switches[13]));
         }
         if switches[12] {
             all.push("model.shape.window=256".to_owned());
             all.push("model.shape.parallel_block=true".to_owned());
             all.push("plan.reduce_bits=8".to_owned());
             all.push("plan.gather_bits=8".to_owned());
+        }
+        if switches[14] {
+            let captured = if switches[10] { "step" } else { "layers" };
+            all.push(format!("software.graphs={captured}"));
+        }
+        if switches[15] {
+            all.push("training.adapter_rank=8".to_owned());
         }
         // Hybrid sharding, where replicas halve.
         if switches[7] && sharding != "none" && data % 2 == 0 {

@@ -60,6 +60,7 @@ const EXPERT: &str = "step.breakdown.exposed_expert";
 const DATA: &str = "step.breakdown.exposed_data";
 const PIPELINE: &str = "step.breakdown.exposed_pipeline";
 const CONTENTION: &str = "network.contention_seconds";
+const HOST: &str = "step.breakdown.host";
 const BUBBLE: &str = "step.breakdown.pipeline_bubble";
 
 /// Where a result goes when a key changes.
@@ -168,6 +169,17 @@ const FOUR_OF_48: &[&str] = &[
 ];
 const TP4_PP4: &[&str] = &["plan.tensor_parallel=4", "plan.pipeline_parallel=4"];
 const TP8_RAIL: &[&str] = &["plan.tensor_parallel=8", "network.placement=rail_aware"];
+// Small enough that the device waits for the host.
+const HOST_BOUND: &[&str] = &[
+    "model.shape.hidden=512",
+    "model.shape.heads=8",
+    "model.shape.kv_heads=8",
+    "model.shape.head_dim=64",
+    "model.shape.ffn_hidden=1024",
+    "model.shape.vocab=8192",
+    "model.shape.moe={experts = 8, top_k = 2, expert_hidden = 512}",
+    "training.sequence_length=1024",
+];
 const MOE_EP32: &[&str] = &[
     "model.shape.moe={experts = 32, top_k = 4, expert_hidden = 3584}",
     "plan.sharding=zero1",
@@ -230,6 +242,9 @@ const CHANGES: &[Change] = &[
 
     change("training.sequence_length", &[], "4096", "8192", &[Up(STEP), Up(ACTIVATIONS), Up(LOGITS)]),
     change("training.global_batch", &[], "64", "128", &[Up(STEP), Down("run.steps")]),
+    change("training.adapter_rank", &[], ABSENT, "32", &[Down(STEP), Down(OPTIMIZER), Down(DATA)]),
+    change("training.adapter_rank", &[], "8", "64", &[Up(STEP), Up(OPTIMIZER)]),
+    change("training.adapter_rank", &[], ABSENT, "0", &[Refused("at least 1")]),
     change("training.precision", &[], "fp32", "bf16", &[Down(STEP)]),
     change("training.precision", &[], "fp32", "fp16", &[Down(STEP)]),
     change("training.precision", &[], "bf16", "fp8", &[Down(STEP)]),
@@ -238,6 +253,8 @@ const CHANGES: &[Change] = &[
     change("cluster.node", &[], "dgx-h100", "dgx-a100", &[Up(STEP)]),
     change("cluster.nodes", &[], "2", "4", &[Down(STEP), Up("plan.devices")]),
     change("cluster.devices", &[], ABSENT, "8", &[Up(STEP), Down("plan.devices")]),
+    change("cluster.power_cap_w", &[], ABSENT, "450", &[Up(STEP), Down("energy.device_watts")]),
+    change("cluster.power_cap_w", &[], ABSENT, "900", &[Refused("not above its limit")]),
     change("cluster.fabric", &[], "ndr400-clos", "hdr200-clos", &[Up(STEP), Up(DATA)]),
 
     change("network.model", BARE, "algorithms", "levels", &[Becomes("network.model", "levels"), Up(DATA)]),
@@ -289,6 +306,10 @@ const CHANGES: &[Change] = &[
     change("software.overlap_pipeline", PP4, "true", "false", &[Up(STEP), Up(PIPELINE)]),
     change("software.overlap_context", CP, "true", "false", &[Up(STEP), Up(CONTEXT)]),
     change("software.dispatch", MOE_EP32, "per_expert", "per_node", &[Down(EXPERT), Down(STEP)]),
+    change("software.overlap_experts", MOE_EP32, "false", "true", &[Down(EXPERT), Down(STEP), Up(ACTIVATIONS)]),
+    change("software.overlap_experts", &[], ABSENT, "true", &[Refused("no experts")]),
+    change("software.graphs", HOST_BOUND, "none", "layers", &[Down(STEP), Down(HOST)]),
+    change("software.graphs", HOST_BOUND, "layers", "step", &[Down(STEP), Down(HOST)]),
     change("software.bucket_mb", &[], "200", "20000", &[Up(STEP), Up(DATA)]),
 
     change("plan.tensor_parallel", &[], "1", "8", &[Down(WEIGHTS), Down(ACTIVATIONS), Up(TENSOR)]),

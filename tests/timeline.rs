@@ -71,6 +71,7 @@ fn durations(host: HostTimes) -> Durations {
         kernels: vec![Nanos(100), Nanos(30)],
         meetings: vec![vec![vec![Nanos(20)]]],
         group_class: vec![vec![0]],
+        issue: Vec::new(),
         host,
     }
 }

@@ -31,10 +31,10 @@ pub struct StepEnergy {
     pub facility: Joules,
 }
 
-/// Energy of one step of `duration` on `devices` devices.
+/// Energy of one step of `duration` on `devices` devices, under a power cap if there is one.
 #[must_use]
 pub fn step_energy(
-    accelerator: &Accelerator,
+    (accelerator, cap): (&Accelerator, Option<Watts>),
     node: &Node,
     fabric: Option<&Fabric>,
     devices: u32,
@@ -44,8 +44,12 @@ pub fn step_energy(
 ) -> StepEnergy {
     let power = &accelerator.power;
     let limit = power.limit.value;
-    let device_energy = limit * power.compute.value.0 * activity.computing
-        + limit * power.communicate.value.0 * activity.communicating
+    let drawn = |share: f64| {
+        let watts = limit * share;
+        cap.filter(|cap| cap.0 < watts.0).unwrap_or(watts)
+    };
+    let device_energy = drawn(power.compute.value.0) * activity.computing
+        + drawn(power.communicate.value.0) * activity.communicating
         + power.idle.value * activity.idle;
     let nodes = f64::from(devices) / f64::from(node.devices);
     let hosts = node.host_power.value * nodes * duration;

@@ -94,6 +94,9 @@ pub struct DevicePower {
     pub compute: Figure<Ratio>,
     /// Drawn while spinning in a collective, as a fraction of the limit.
     pub communicate: Figure<Ratio>,
+    /// Rate of compute-bound kernels in hours of training under the limit, over that of the
+    /// benchmarks behind the kernel constants; absent: the same.
+    pub sustained: Option<Figure<Ratio>>,
 }
 
 /// A server: devices, the links between them, network cards, host.
@@ -389,6 +392,9 @@ pub struct Stack {
     pub fusion: Fusion,
     /// Which communication is overlapped with compute.
     pub overlap: Overlap,
+    /// What its recipes do differently on some accelerators.
+    #[serde(default)]
+    pub recipes: Vec<StackRecipe>,
     /// Largest message of the data-parallel gradient reduction.
     pub bucket: Figure<Bytes>,
     /// Updated parameters are broadcast by one owner after the other instead of gathered: what each
@@ -477,6 +483,12 @@ pub struct Fusion {
     pub gradient_accumulation: bool,
     /// The model is trained with dropout (masks are written and read).
     pub dropout: bool,
+    /// The router of experts in a few kernels.
+    #[serde(default)]
+    pub router: bool,
+    /// Products, activation and casts of routed experts are one kernel each way.
+    #[serde(default)]
+    pub experts: bool,
 }
 
 /// Which communication runs beside compute.
@@ -493,6 +505,39 @@ pub struct Overlap {
     pub pipeline: bool,
     /// Keys and values of context parallelism beside the attention kernel (ring attention).
     pub context: bool,
+    /// Exchanges of experts beside compute of another micro-batch, whose pass takes turns with this
+    /// one.
+    #[serde(default)]
+    pub experts: bool,
+}
+
+/// What CUDA graphs capture, so that the host replays it with one call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Graphs {
+    /// Nothing: the host issues every kernel.
+    #[default]
+    None,
+    /// What has static shapes: everything in a layer but routed experts.
+    Layers,
+    /// All passes of a step; nothing in them waits for the host.
+    Step,
+}
+
+/// How the recipes of a stack run on some accelerators.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StackRecipe {
+    /// Catalogue names of the accelerators.
+    pub accelerators: Vec<String>,
+    /// What CUDA graphs capture.
+    #[serde(default)]
+    pub graphs: Graphs,
+    /// Exchanges of experts run beside compute.
+    #[serde(default)]
+    pub overlap_experts: bool,
+    /// How tokens travel to the nodes of their experts, if not as elsewhere.
+    pub dispatch: Option<Dispatch>,
 }
 
 /// What the host spends per operation, micro-batch and step.
@@ -509,6 +554,9 @@ pub struct HostCosts {
     pub per_step: Figure<Seconds>,
     /// Operations that may be queued on the device before the host waits.
     pub queue_depth: Figure<Count>,
+    /// Host time per local expert and grouped product, where the library launches a product for
+    /// every expert and prepares its operands; absent: one kernel takes all experts.
+    pub per_expert: Option<Figure<Seconds>>,
 }
 
 /// Rates inside a training step over rates in an isolated benchmark. Benchmarks run one kernel over

@@ -1,11 +1,12 @@
 //! Durations of a program: kernels by the timing model, meetings by the network model.
 
 use crate::error::Result;
-use crate::program::Program;
+use crate::hardware::Graphs;
+use crate::program::{Kernel, KernelClass, Program, Work};
 use crate::replay::{Durations, HostTimes};
 use crate::scenario::Setup;
-use crate::timing::{KernelLibrary, KernelTime, KernelTimes};
-use crate::units::Nanos;
+use crate::timing::{KernelLibrary, KernelTime, KernelTimes, sustained_rate};
+use crate::units::{Nanos, Seconds};
 
 use super::network::{Meetings, time_meetings};
 
@@ -29,6 +30,7 @@ pub struct Timed {
 pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
     let library = KernelLibrary::new(setup.accelerator);
     let sustained = &setup.stack.in_training;
+    let clock = sustained_rate(&setup.accelerator.power, setup.power_cap());
     let mut outside = Vec::new();
     let mut kernels = Vec::with_capacity(program.kernels.len());
     let mut alone = Vec::with_capacity(program.kernels.len());
@@ -37,7 +39,9 @@ pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
         if predicted.extrapolated && !outside.contains(&kernel.name) {
             outside.push(kernel.name.clone());
         }
-        kernels.push((predicted.time / sustained.kernels.value.0).to_nanos());
+        let arithmetic = matches!(kernel.class, KernelClass::Gemm | KernelClass::Attention);
+        let rate = sustained.kernels.value.0 * if arithmetic { clock } else { 1.0 };
+        kernels.push((predicted.time / rate).to_nanos());
         alone.push(predicted);
     }
     let mut warnings = Vec::new();
@@ -55,9 +59,13 @@ pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
         warnings.push(format!("extrapolated: {reason}: {}", calls.join(", ")));
     }
     let host = &setup.stack.host;
+    // Replaying a graph of the whole step is one call.
+    let captured = setup.recipe.graphs == Graphs::Step;
+    let unless_captured = |time: Seconds| if captured { Nanos::ZERO } else { time.to_nanos() };
+    let issue = program.kernels.iter().map(|kernel| issuing(kernel, setup)).collect();
     let host = HostTimes {
-        per_operation: host.per_operation.value.to_nanos(),
-        per_micro_batch: host.per_micro_batch.value.to_nanos(),
+        per_operation: unless_captured(host.per_operation.value),
+        per_micro_batch: unless_captured(host.per_micro_batch.value),
         per_step: host.per_step.value.to_nanos(),
         launch_latency: host.launch_latency.value.to_nanos(),
         queue_depth: host.queue_depth.value.0 as u32,
@@ -68,7 +76,39 @@ pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
         kernels,
         meetings: meetings.times.clone(),
         group_class: meetings.classes.clone(),
+        issue,
         host,
     };
     Ok(Timed { durations, kernels: alone, meetings, warnings })
+}
+
+/// Host time to issue a kernel: every launch costs the framework and the driver the same; products
+/// of many experts cost more where the library launches one for each.
+fn issuing(kernel: &Kernel, setup: &Setup<'_>) -> Nanos {
+    let host = &setup.stack.host;
+    // Routed experts have shapes that change with every micro-batch, so a graph of layers leaves
+    // them out; the optimizer is no layer.
+    let routed = is_routed(&kernel.name);
+    let captured = match setup.recipe.graphs {
+        Graphs::None => false,
+        Graphs::Layers => !routed && kernel.class != KernelClass::Optimizer,
+        Graphs::Step => kernel.class != KernelClass::Optimizer,
+    };
+    if captured {
+        return Nanos::ZERO;
+    }
+    let launches = match kernel.work {
+        Work::Stream { launches, .. } => launches,
+        _ => 1,
+    };
+    let mut time = host.per_operation.value.0 * f64::from(launches);
+    if let (true, Work::Gemm { batch, .. }, Some(each)) = (routed, kernel.work, &host.per_expert) {
+        time += each.value.0 * batch as f64;
+    }
+    Seconds(time).to_nanos()
+}
+
+/// Whether a kernel's shape depends on which experts tokens go to.
+fn is_routed(name: &str) -> bool {
+    name.starts_with("expert ") || name.contains("permute")
 }

@@ -174,6 +174,7 @@ impl Model {
         let mut durations = self.timed.durations.clone();
         durations.host =
             HostTimes { dispatch_gap: durations.host.dispatch_gap, ..HostTimes::default() };
+        durations.issue.clear();
         Ok(self.coupled(&durations, &self.demands)?.step)
     }
 

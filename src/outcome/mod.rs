@@ -87,6 +87,7 @@ pub fn layer_context<'a>(setup: &'a Setup<'_>) -> LayerContext<'a> {
         recompute: setup.plan.recompute,
         overlap_tensor: setup.recipe.overlap.tensor_backward,
         overlap_context: setup.recipe.overlap.context,
+        dispatch_per_node: setup.recipe.dispatch_per_node,
     }
 }
 
@@ -176,7 +177,7 @@ fn assemble(
     let grid = setup.account.grid;
     let pue = accounts.pue.or(grid.map(|g| g.pue.value.0)).unwrap_or(1.0);
     let energy = account::step_energy(
-        setup.accelerator,
+        (setup.accelerator, setup.power_cap()),
         setup.node,
         setup.fabric,
         setup.devices,

@@ -135,6 +135,7 @@ pub(crate) fn durations_of(program: &Program, host: HostTimes) -> Durations {
         kernels,
         meetings,
         group_class: program.families.iter().map(|f| vec![0; f.groups.len()]).collect(),
+        issue: Vec::new(),
         host,
     }
 }

@@ -134,9 +134,28 @@ pub struct Plan {
     pub recompute: Recompute,
     /// Layers of each virtual stage: `chunk * pipeline + stage`.
     pub stage_layers: Vec<u32>,
+    /// A forward pass and the backward pass after it take turns, so that exchanges of experts of
+    /// one run behind compute of the other.
+    pub passes_take_turns: bool,
 }
 
 impl Plan {
+    /// What stage `stage` does, in order.
+    #[must_use]
+    pub fn actions(&self, stage: u32) -> Vec<Action> {
+        // Where passes take turns they have to be of different micro-batches on the last stage, too.
+        let ahead = u32::from(self.passes_take_turns);
+        self.schedule.actions_ahead(stage, self.pipeline, self.micro_batches, self.chunks, ahead)
+    }
+
+    /// Whether an action runs together with the one after it.
+    #[must_use]
+    pub fn takes_turns(&self, action: &Action, next: &Action) -> bool {
+        self.passes_take_turns
+            && (action.pass, next.pass) == (Pass::Forward, Pass::Backward)
+            && action.micro_batch != next.micro_batch
+    }
+
     /// Fills in what is open and checks that the plan can run.
     ///
     /// # Errors
@@ -441,6 +460,7 @@ impl Plan {
             sharding,
             recompute: r.recompute,
             stage_layers,
+            passes_take_turns: false,
         })
     }
 

@@ -48,6 +48,19 @@ impl Schedule {
     /// Interleaving needs `micro_batches` to be a multiple of `stages`; the plan checks it.
     #[must_use]
     pub fn actions(self, stage: u32, stages: u32, micro_batches: u32, chunks: u32) -> Vec<Action> {
+        self.actions_ahead(stage, stages, micro_batches, chunks, 0)
+    }
+
+    /// The same with `ahead` more forwards before the first backward, where there are as many.
+    #[must_use]
+    pub fn actions_ahead(
+        self,
+        stage: u32,
+        stages: u32,
+        micro_batches: u32,
+        chunks: u32,
+        ahead: u32,
+    ) -> Vec<Action> {
         match self {
             Self::Gpipe => {
                 let forward = (0..chunks).flat_map(|chunk| {
@@ -67,7 +80,7 @@ impl Schedule {
                 forward.chain(backward).collect()
             }
             Self::OneForwardOneBackward | Self::Interleaved => {
-                interleaved(stage, stages, micro_batches, chunks)
+                interleaved(stage, stages, micro_batches, chunks, ahead)
             }
         }
     }
@@ -93,7 +106,13 @@ impl Schedule {
 /// 1F1B over `chunks` chunks: a warm-up of forwards, alternating forwards and backwards, a
 /// cool-down of backwards. The k-th forward of every device is the same (micro-batch, chunk):
 /// groups of `stages` micro-batches go through chunk 0, then the same group through chunk 1, ...
-fn interleaved(stage: u32, stages: u32, micro_batches: u32, chunks: u32) -> Vec<Action> {
+fn interleaved(
+    stage: u32,
+    stages: u32,
+    micro_batches: u32,
+    chunks: u32,
+    ahead: u32,
+) -> Vec<Action> {
     let total = micro_batches * chunks;
     let at = |pass: Pass, k: u32| {
         // A last group may be smaller than `stages` when there is one chunk only.
@@ -112,6 +131,7 @@ fn interleaved(stage: u32, stages: u32, micro_batches: u32, chunks: u32) -> Vec<
         // Narayanan et al. 2021, figure 4: enough forwards that the last device never waits.
         ((stages - stage - 1) * 2 + (chunks - 1) * stages).min(total)
     };
+    let warm_up = (warm_up + ahead).min(total);
     let mut actions = Vec::with_capacity(2 * total as usize);
     actions.extend((0..warm_up).map(|k| at(Pass::Forward, k)));
     for k in 0..total - warm_up {

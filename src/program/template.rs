@@ -43,10 +43,13 @@ pub enum LaneKind {
 }
 
 /// Part of the step an operation belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Forward pass.
+    #[default]
     Forward,
     /// Forward pass repeated in backward.
     Recompute,

@@ -233,9 +233,8 @@ impl Walk<'_> {
         let host = &self.sweep.durations.host;
         let path = &mut self.path;
         match self.sweep.program.templates[self.t].ops[i].action {
-            Action::Kernel(_) | Action::Meet { .. } => {
-                path.per_operation += host.per_operation;
-            }
+            Action::Kernel(kernel) => path.per_operation += self.sweep.durations.issuing(kernel),
+            Action::Meet { .. } => path.per_operation += host.per_operation,
             Action::HostWork(HostWork::MicroBatch) => {
                 path.per_micro_batch += host.per_micro_batch;
             }

@@ -18,7 +18,7 @@ pub use lumping::{LaneGroup, Lumping};
 pub use sweep::Sweep;
 
 use crate::error::{Error, Result};
-use crate::program::{FamilyId, Program};
+use crate::program::{FamilyId, KernelId, Program};
 use crate::units::Nanos;
 
 /// Durations of everything in a program, in whole nanoseconds.
@@ -32,6 +32,8 @@ pub struct Durations {
     /// By family and group: groups of one class are placed alike, so their calls take equally
     /// long.
     pub group_class: Vec<Vec<u16>>,
+    /// Host time to issue each kernel; empty where it is [`HostTimes::per_operation`] for all.
+    pub issue: Vec<Nanos>,
     /// What the host spends.
     pub host: HostTimes,
 }
@@ -41,11 +43,18 @@ impl Durations {
     #[must_use]
     pub fn longest(&self) -> Nanos {
         let host = &self.host;
-        let of_host = host.per_operation.max(host.per_micro_batch).max(host.per_step);
+        let issuing = self.issue.iter().copied().max().unwrap_or_default().max(host.per_operation);
+        let of_host = issuing.max(host.per_micro_batch).max(host.per_step);
         let of_device = self.kernels.iter().chain(self.meetings.iter().flatten().flatten()).max();
         let device = of_device.copied().unwrap_or_default().0;
         let between = host.launch_latency.max(host.dispatch_gap).0;
         Nanos(of_host.0.saturating_add(device).saturating_add(between))
+    }
+
+    /// Host time to issue a kernel.
+    #[must_use]
+    pub fn issuing(&self, kernel: KernelId) -> Nanos {
+        self.issue.get(kernel.index()).copied().unwrap_or(self.host.per_operation)
     }
 
     /// Class of a group.

@@ -227,7 +227,8 @@ impl<'a> Sweep<'a> {
             return false;
         }
         let cost = match action {
-            Action::Kernel(_) | Action::Meet { .. } => host.per_operation.0,
+            Action::Kernel(kernel) => self.durations.issuing(kernel).0,
+            Action::Meet { .. } => host.per_operation.0,
             Action::HostWork(HostWork::Step) => host.per_step.0,
             Action::HostWork(HostWork::MicroBatch) => host.per_micro_batch.0,
             Action::HostWork(HostWork::Recorded(time)) => time.0,

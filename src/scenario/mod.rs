@@ -13,7 +13,7 @@ pub use resolve::{Account, Setup, resolve};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::hardware::{AttentionKernel, Dispatch};
+use crate::hardware::{AttentionKernel, Dispatch, Graphs};
 use crate::network::collective::{Algorithm, Protocol};
 use crate::plan::{Axis, Recompute, Schedule};
 use crate::program::Precision;
@@ -76,6 +76,10 @@ pub struct TrainingTable {
     /// Number format of the linear layers (default bf16).
     #[serde(default = "bf16")]
     pub precision: Precision,
+    /// Rank of low-rank adapters on the matrices of attention and dense feed-forward blocks, which
+    /// are all that is trained; absent: the whole model is.
+    #[serde(default)]
+    pub adapter_rank: Option<u32>,
 }
 
 fn bf16() -> Precision {
@@ -97,6 +101,9 @@ pub struct ClusterTable {
     /// Name of the network between nodes; needed for more than one node.
     #[serde(default)]
     pub fabric: Option<String>,
+    /// Power cap of a device in W, below the limit it ships with.
+    #[serde(default)]
+    pub power_cap_w: Option<f64>,
 }
 
 fn one() -> u32 {
@@ -214,6 +221,13 @@ pub struct SoftwareTable {
     /// Keys and values of context parallelism travel beside the attention kernel.
     #[serde(default)]
     pub overlap_context: Option<bool>,
+    /// Exchanges of experts run beside compute: a forward and the backward pass after it, of
+    /// another micro-batch, take turns.
+    #[serde(default)]
+    pub overlap_experts: Option<bool>,
+    /// What CUDA graphs capture; by the stack's recipe for the accelerator if absent.
+    #[serde(default)]
+    pub graphs: Option<Graphs>,
     /// How tokens travel to the nodes of their experts.
     #[serde(default)]
     pub dispatch: Option<Dispatch>,

@@ -8,6 +8,7 @@ use crate::hardware::{
 use crate::input::Document;
 use crate::plan::{DEFAULT_ORDER, Plan, PlanRequest, Sharding};
 use crate::program::Precision;
+use crate::units::Watts;
 use crate::workload::{Model, Recipe};
 
 use super::network::{self, Network};
@@ -40,6 +41,14 @@ pub struct Setup<'a> {
     pub recipe: Recipe,
     /// Prices and grid.
     pub account: Account<'a>,
+}
+
+impl Setup<'_> {
+    /// Power cap of a device, where the scenario sets one.
+    #[must_use]
+    pub fn power_cap(&self) -> Option<Watts> {
+        self.scenario.cluster.power_cap_w.map(Watts)
+    }
 }
 
 /// What costs and emissions are computed with.
@@ -79,9 +88,13 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
             .shape
             .overlaid(&scenario.model.shape),
     };
-    let model = shape.complete(sequence).map_err(|(key, message)| {
+    let mut model = shape.complete(sequence).map_err(|(key, message)| {
         at(&format!("model.shape.{key}"), &format!("{key} {message}"), None)
     })?;
+    if scenario.training.adapter_rank == Some(0) {
+        return Err(at("training.adapter_rank", "must be at least 1, or absent", None));
+    }
+    model.adapter_rank = scenario.training.adapter_rank;
     limits::check_model(&model)
         .map_err(|(key, message)| at(&format!("model.shape.{key}"), &message, None))?;
 
@@ -104,6 +117,17 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
             Some(format!("between 1 and {all}, or more nodes")),
         ));
     }
+    if let Some(cap) = cluster.power_cap_w {
+        let (idle, limit) = (accelerator.power.idle.value.0, accelerator.power.limit.value.0);
+        if !(cap > idle && cap <= limit) {
+            let message = format!(
+                "must lie above the {idle} W that an idle {} draws, and not above its limit of \
+                 {limit} W",
+                accelerator.name
+            );
+            return Err(at("cluster.power_cap_w", &message, None));
+        }
+    }
     let fabric = match &cluster.fabric {
         Some(name) => Some(catalogue.fabric(name).map_err(|e| place("cluster.fabric", e))?),
         None if devices > node.scale_up.domain.max(node.devices) => {
@@ -120,6 +144,10 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
 
     if software.dispatch.is_some() && model.moe.is_none() {
         return Err(at("software.dispatch", "has no effect, since the model has no experts", None));
+    }
+    if software.overlap_experts == Some(true) && model.moe.is_none() {
+        let message = "has no effect, since the model has no experts";
+        return Err(at("software.overlap_experts", message, None));
     }
     let table = &scenario.plan;
     limits::check_work(&scenario, &model, devices)
@@ -183,20 +211,26 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
     if axes.len() != request.order.len() {
         return Err(at("plan.rank_order", "every axis must appear once", None));
     }
-    let plan = Plan::resolve(&request).map_err(|e| plan_error(document, &e))?;
+    let mut plan = Plan::resolve(&request).map_err(|e| plan_error(document, &e))?;
 
     let mut fusion = stack.fusion.clone();
     fusion.dropout = software.dropout.unwrap_or(fusion.dropout);
     let mut overlap = stack.overlap.clone();
+    let usual = stack.recipes.iter().find(|recipe| recipe.accelerators.contains(&accelerator.name));
+    overlap.experts |= usual.is_some_and(|recipe| recipe.overlap_experts);
+    let graphs = software.graphs.or(usual.map(|recipe| recipe.graphs)).unwrap_or_default();
     for (switch, over) in [
         (&mut overlap.gradient_reduce, software.overlap_gradient_reduce),
         (&mut overlap.parameter_gather, software.overlap_parameter_gather),
         (&mut overlap.tensor_backward, software.overlap_tensor),
         (&mut overlap.pipeline, software.overlap_pipeline),
         (&mut overlap.context, software.overlap_context),
+        (&mut overlap.experts, software.overlap_experts),
     ] {
         *switch = over.unwrap_or(*switch);
     }
+    overlap.experts &= model.moe.is_some() && plan.expert > 1;
+    plan.passes_take_turns = overlap.experts;
     let bucket = software.bucket_mb.map_or(stack.bucket.value.0, |mb| mb * 1e6);
     // In fp32 training there is no narrower copy of anything.
     let wide = scenario.training.precision == Precision::Fp32;
@@ -210,7 +244,12 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         gather_bits: table.gather_bits.unwrap_or(if wide { 32 } else { 16 }),
         reduce_bits: table.reduce_bits.filter(|bits| *bits < 16),
         refresh_by_broadcast: stack.broadcast_turn.is_some(),
-        dispatch_per_node: software.dispatch.unwrap_or(stack.dispatch) == Dispatch::PerNode,
+        dispatch_per_node: software
+            .dispatch
+            .or(usual.and_then(|recipe| recipe.dispatch))
+            .unwrap_or(stack.dispatch)
+            == Dispatch::PerNode,
+        graphs,
     };
     for (key, bits) in [("gather_bits", table.gather_bits), ("reduce_bits", table.reduce_bits)] {
         if bits.is_some_and(|bits| ![4, 8, 16].contains(&bits)) {

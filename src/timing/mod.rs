@@ -6,12 +6,14 @@
 //! efficiency curves of [`Roofline`].
 
 mod attention;
+mod clock;
 mod gemm;
 mod library;
 mod memory;
 mod roofline;
 
 pub use attention::{AttentionShape, FlashModel};
+pub use clock::sustained_rate;
 pub use gemm::{GemmShape, TileModel, alignment_of};
 pub use library::KernelLibrary;
 pub use memory::{MemoryModel, STREAM_UNCERTAINTY};

@@ -107,12 +107,18 @@ pub(super) fn map(
         description: None,
         seed: 0,
         model: ModelTable { preset: None, shape: model_shape },
-        training: TrainingTable { sequence_length: sequence, global_batch, precision },
+        training: TrainingTable {
+            sequence_length: sequence,
+            global_batch,
+            precision,
+            adapter_rank: adapters(spec, &mut assumed),
+        },
         cluster: ClusterTable {
             node: node.name.clone(),
             nodes,
             devices: Some(degrees.devices),
             fabric: fabric.map(|f| f.name.clone()),
+            power_cap_w: None,
         },
         network: NetworkTable::default(),
         software: software(spec, stack, &mut assumed),
@@ -450,6 +456,17 @@ fn sharding(
     plan.shard_group = Some(fitting).filter(|n| *n < replicas);
 }
 
+/// Rank of the adapters where only those are trained; sources do not print it.
+fn adapters(spec: &RowSpec, assumed: &mut Vec<String>) -> Option<u32> {
+    spec.adapters.then(|| {
+        assumed.push(format!("rank of the adapters not stated: {ADAPTER_RANK}"));
+        ADAPTER_RANK
+    })
+}
+
+/// What recipes of NeMo and Megatron-Bridge set (`LoRA.dim`).
+const ADAPTER_RANK: u32 = 32;
+
 fn scheme_name(scheme: ShardingScheme) -> &'static str {
     match scheme {
         ShardingScheme::None => "none",
@@ -489,6 +506,8 @@ fn recompute(
 
 fn software(spec: &RowSpec, stack: &Stack, assumed: &mut Vec<String>) -> SoftwareTable {
     let mut software = SoftwareTable {
+        overlap_experts: None,
+        graphs: None,
         dispatch: None,
         stack: stack.name.clone(),
         attention: None,

@@ -139,6 +139,8 @@ pub struct RowSpec {
     pub framework: String,
     /// Switches, `key=value`, in the order written.
     pub options: Vec<(String, String)>,
+    /// Only adapters of low rank are trained (`LoRA`).
+    pub adapters: bool,
     /// Release or date of the software, as text.
     pub date: String,
     /// What was done to read cells (thousand separators taken out, ...).

@@ -373,10 +373,16 @@ impl Cells<'_> {
             global_batch: self.count("global_batch", 100_000_000),
             framework: self.text("framework"),
             options: options(&self.text("options")),
+            adapters: says_lora(&self.text("source")) || says_lora(&self.text("options")),
             date: self.text("release_or_date"),
             remarks: Vec::new(),
         }
     }
+}
+
+/// Whether a text has the word `LoRA`.
+fn says_lora(text: &str) -> bool {
+    text.split(|c: char| !c.is_alphanumeric()).any(|word| word.eq_ignore_ascii_case("lora"))
 }
 
 /// `key=value;key=value`; a key alone stands for `yes`.

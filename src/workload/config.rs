@@ -289,6 +289,7 @@ impl ModelShape {
             mtp_modules: self.mtp_modules.unwrap_or(0),
             moe: self.moe,
             mla: self.mla,
+            adapter_rank: None,
         })
     }
 }

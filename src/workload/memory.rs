@@ -7,7 +7,7 @@ use crate::plan::{Pass, Plan};
 use crate::program::Precision;
 
 use super::layer::LayerContext;
-use super::lower::{Recipe, stage_parameters};
+use super::lower::{Recipe, stage_parameters, trained_parameters};
 use super::model::{Model, RankParameters};
 
 /// Bytes of one device by class, at the peak of the step.
@@ -74,22 +74,26 @@ pub fn stage_memory(
     let gathered = pair.map_or(largest, |pair| pair as f64);
     let (sharding, expert) = (plan.sharding, plan.expert_sharding());
     // Bytes of a state of `bytes` per parameter, sharded over the groups of each pool.
-    let state = |bytes: f64, dense_group: u32, expert_group: u32| {
+    let state = |of: RankParameters, bytes: f64, dense_group: u32, expert_group: u32| {
         bytes
-            * (total.dense as f64 / f64::from(dense_group)
-                + total.expert as f64 / f64::from(expert_group))
+            * (of.dense as f64 / f64::from(dense_group)
+                + of.expert as f64 / f64::from(expert_group))
     };
+    let trained_units = trained_parameters(model, plan, stage);
+    let trained: RankParameters = trained_units.values().copied().sum();
+    let largest_trained =
+        trained_units.values().map(|p| p.dense + p.expert).max().unwrap_or(0) as f64;
     let (weight_bytes, optimizer_bytes) = state_bytes(layer.precision);
-    let mut weights = state(weight_bytes, sharding.parameters, expert.parameters);
+    let mut weights = state(total, weight_bytes, sharding.parameters, expert.parameters);
     let store = recipe.gradient_store.bytes() as f64;
-    let mut gradients = state(store, sharding.gradients, expert.gradients);
-    let optimizer = state(optimizer_bytes, sharding.optimizer, expert.optimizer);
+    let mut gradients = state(trained, store, sharding.gradients, expert.gradients);
+    let optimizer = state(trained, optimizer_bytes, sharding.optimizer, expert.optimizer);
     if sharding.gathers_parameters() {
         weights += gathered * weight_bytes;
     }
     if sharding.gradients > 1 {
         // A whole unit's gradients exist until they are scattered.
-        gradients += largest * recipe.gradient_reduce.bytes() as f64;
+        gradients += largest_trained * recipe.gradient_reduce.bytes() as f64;
     }
 
     // Chunk activation sets in flight, as the schedule orders them.
@@ -112,7 +116,7 @@ pub fn stage_memory(
     let (mut heads_held, mut most_heads) = (0_u32, 0_u32);
     let mut held = 0.0_f64;
     let mut most = 0.0_f64;
-    for action in plan.schedule.actions(stage, plan.pipeline, plan.micro_batches, plan.chunks) {
+    for action in plan.actions(stage) {
         match action.pass {
             Pass::Forward => {
                 held += saved[action.chunk as usize];

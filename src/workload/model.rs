@@ -45,6 +45,9 @@ pub struct Model {
     pub moe: Option<MoeShape>,
     /// Latent attention.
     pub mla: Option<MlaShape>,
+    /// Rank of the adapters beside a frozen model (`LoRA`, Hu et al. 2021, arXiv 2106.09685); absent
+    /// where the model itself is trained.
+    pub adapter_rank: Option<u32>,
 }
 
 /// What distinguishes the layers of a model.
@@ -197,6 +200,38 @@ impl Model {
         sum
     }
 
+    /// Inputs and outputs of the matrices that have adapters, over the tensor group.
+    fn adapted(&self, kind: LayerKind) -> Vec<(u64, u64)> {
+        let h = u64::from(self.hidden);
+        let (key, value) = self.head_dims();
+        let heads = u64::from(self.heads);
+        let queries = heads * u64::from(key);
+        let keys_values = u64::from(self.kv_heads) * u64::from(key + value);
+        let mut matrices = vec![(h, queries + keys_values), (heads * u64::from(value), h)];
+        if !kind.experts {
+            let f = u64::from(self.ffn_hidden);
+            matrices.push((h, if self.mlp.gated() { 2 * f } else { f }));
+            matrices.push((f, h));
+        }
+        matrices
+    }
+
+    /// Matrices of a layer with adapters as (inputs, outputs), and the adapters' rank.
+    #[must_use]
+    pub fn adapters(&self, kind: LayerKind) -> Option<(Vec<(u64, u64)>, u64)> {
+        self.adapter_rank.map(|rank| (self.adapted(kind), u64::from(rank)))
+    }
+
+    /// Parameters of one layer that are trained.
+    #[must_use]
+    pub fn trained_parameters(&self, kind: LayerKind) -> Parameters {
+        let Some((matrices, rank)) = self.adapters(kind) else {
+            return self.layer_parameters(kind);
+        };
+        let tensor = matrices.iter().map(|(inputs, outputs)| rank * (inputs + outputs)).sum();
+        Parameters { tensor, replicated: 0, expert: 0 }
+    }
+
     /// Kind of the layer inside a multi-token-prediction module: that of the last layer.
     #[must_use]
     pub fn mtp_kind(&self) -> LayerKind {
@@ -313,10 +348,12 @@ impl Model {
 
     /// Model FLOPs of one training step on `tokens` tokens in sequences of `sequence`: three times
     /// the forward pass, attention counted without causal savings, recomputation not counted
-    /// (Chowdhery et al. 2022, PaLM, appendix B).
+    /// (Chowdhery et al. 2022, PaLM, appendix B). A frozen model has no weight gradients: the
+    /// matrices count twice.
     #[must_use]
     pub fn step_flops(&self, tokens: f64, sequence: u32) -> f64 {
         let (matrices, attention, head) = self.forward_flops(sequence);
-        3.0 * (matrices + attention + head) * tokens
+        let of_matrices = if self.adapter_rank.is_some() { 2.0 } else { 3.0 };
+        (of_matrices * (matrices + head) + 3.0 * attention) * tokens
     }
 }

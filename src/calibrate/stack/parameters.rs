@@ -13,6 +13,8 @@ pub enum Parameter {
     BesideCompute,
     /// `host.per_operation`: host time per launched operation.
     PerOperation,
+    /// `host.per_expert`: host time per local expert and grouped product.
+    PerExpert,
     /// `host.per_micro_batch`: host time per micro-batch and direction.
     PerMicroBatch,
     /// `host.per_step`: host time per step.
@@ -23,11 +25,12 @@ pub enum Parameter {
 
 impl Parameter {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Kernels,
         Self::Collectives,
         Self::BesideCompute,
         Self::PerOperation,
+        Self::PerExpert,
         Self::PerMicroBatch,
         Self::PerStep,
         Self::BroadcastTurn,
@@ -41,6 +44,7 @@ impl Parameter {
             Self::Collectives => "in_training.collectives",
             Self::BesideCompute => "in_training.beside_compute",
             Self::PerOperation => "host.per_operation",
+            Self::PerExpert => "host.per_expert",
             Self::PerMicroBatch => "host.per_micro_batch",
             Self::PerStep => "host.per_step",
             Self::BroadcastTurn => "broadcast_turn",
@@ -58,7 +62,7 @@ impl Parameter {
     pub fn unit(self) -> (&'static str, f64) {
         match self {
             Self::Kernels | Self::Collectives | Self::BesideCompute => ("1", 1.0),
-            Self::PerOperation | Self::PerMicroBatch => ("us", 1e-6),
+            Self::PerOperation | Self::PerExpert | Self::PerMicroBatch => ("us", 1e-6),
             Self::PerStep | Self::BroadcastTurn => ("ms", 1e-3),
         }
     }
@@ -68,7 +72,8 @@ impl Parameter {
     ///
     /// A kernel in training is slower than in isolation by the fall of the clock under sustained
     /// power and by whatever a stack does that the model does not list; below 0.6 something else
-    /// is wrong. A Python framework issues an operation in 2 to 40 us.
+    /// is wrong. A Python framework issues an operation in 2 to 40 us, and prepares the operands of
+    /// an expert with a handful of operations.
     #[must_use]
     pub fn bounds(self) -> (f64, f64) {
         match self {
@@ -76,6 +81,7 @@ impl Parameter {
             Self::Collectives => (0.4, 1.1),
             Self::BesideCompute => (0.02, 1.0),
             Self::PerOperation => (2e-6, 40e-6),
+            Self::PerExpert => (5e-6, 200e-6),
             Self::PerMicroBatch => (50e-6, 20e-3),
             Self::PerStep => (1e-3, 300e-3),
             Self::BroadcastTurn => (0.3e-3, 6e-3),
@@ -88,7 +94,7 @@ impl Parameter {
         match self {
             Self::Kernels => 0.08,
             Self::Collectives => 0.2,
-            Self::PerOperation => 0.4,
+            Self::PerOperation | Self::PerExpert => 0.4,
             Self::BesideCompute | Self::PerMicroBatch | Self::PerStep => 0.7,
             Self::BroadcastTurn => 1.0,
         }
@@ -102,6 +108,7 @@ impl Parameter {
             Self::Collectives => stack.in_training.collectives.value.0,
             Self::BesideCompute => stack.in_training.beside_compute.value.0,
             Self::PerOperation => stack.host.per_operation.value.0,
+            Self::PerExpert => stack.host.per_expert.as_ref()?.value.0,
             Self::PerMicroBatch => stack.host.per_micro_batch.value.0,
             Self::PerStep => stack.host.per_step.value.0,
             Self::BroadcastTurn => stack.broadcast_turn.as_ref()?.value.0,
@@ -119,6 +126,11 @@ impl Parameter {
             Self::Collectives => put(&mut stack.in_training.collectives, Ratio(value)),
             Self::BesideCompute => put(&mut stack.in_training.beside_compute, Ratio(value)),
             Self::PerOperation => put(&mut stack.host.per_operation, Seconds(value)),
+            Self::PerExpert => {
+                if let Some(figure) = &mut stack.host.per_expert {
+                    put(figure, Seconds(value));
+                }
+            }
             Self::PerMicroBatch => put(&mut stack.host.per_micro_batch, Seconds(value)),
             Self::PerStep => put(&mut stack.host.per_step, Seconds(value)),
             Self::BroadcastTurn => {

@@ -3,7 +3,7 @@
 use crate::program::{Collective, KernelClass};
 
 use super::super::config::Positions;
-use super::{Group, Item, LayerContext};
+use super::{Group, Item, LayerContext, drop_weight_gradients};
 
 impl LayerContext<'_> {
     /// Embedding lookup, positions, dropout.
@@ -86,6 +86,9 @@ impl LayerContext<'_> {
         let wide = LayerContext { precision: self.wide_precision(), ..self.clone() };
         wide.column_backward(&mut items, ["logits dgrad", "logits wgrad"], v, true, true);
         items.push(self.norm(true));
+        if self.model.adapter_rank.is_some() {
+            drop_weight_gradients(&mut items);
+        }
         items
     }
 

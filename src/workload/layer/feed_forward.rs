@@ -94,6 +94,39 @@ impl LayerContext<'_> {
         }
     }
 
+    /// Activation of routed experts, unless the product before it applies it.
+    fn expert_activation(&self, items: &mut Vec<Item>, elements: u64, backward: bool) {
+        if self.fusion.experts {
+            return;
+        }
+        let mut item = self.activation(elements, backward);
+        if let Item::Kernel { name, .. } = &mut item {
+            *name = if backward { "expert activation backward" } else { "expert activation" };
+        }
+        items.push(item);
+    }
+
+    /// Casts of what routed experts multiply, unless the kernel before writes the narrow format.
+    fn expert_casts(&self, items: &mut Vec<Item>, elements: u64) {
+        if self.fusion.experts {
+            return;
+        }
+        let before = items.len();
+        self.casts(items, elements);
+        for item in &mut items[before..] {
+            if let Item::Kernel { name, .. } = item {
+                *name = "expert cast";
+            }
+        }
+    }
+
+    /// Orders tokens by local expert where the exchange did not.
+    fn sort(&self, items: &mut Vec<Item>, name: &'static str, r: &Routed) {
+        if !self.dispatch_per_node && self.expert > 1 && r.local > 1 {
+            items.push(self.permutation(name, r.per_expert * r.local));
+        }
+    }
+
     fn grouped(&self, name: &'static str, m: u64, n: u64, k: u64, experts: u64) -> Item {
         Item::Kernel {
             name,
@@ -140,6 +173,13 @@ impl LayerContext<'_> {
         }
     }
 
+    /// Kernels of the router beside its product: 72 in Megatron-Core of early 2025, 17 where they are
+    /// fused (NVIDIA 2025, Optimizing DeepSeek-V3 Training Performance on NVIDIA GB200 NVL72,
+    /// sections 2.1.4 and 2.2.1). Backward has about half as many.
+    fn router_launches(&self) -> u32 {
+        if self.fusion.router { 17 } else { 72 }
+    }
+
     fn permutation(&self, name: &'static str, sent: u64) -> Item {
         // Read and write every token once per expert it goes to.
         let bytes = sent * self.hidden() * self.element_bytes() * 2;
@@ -165,19 +205,21 @@ impl LayerContext<'_> {
         items.push(self.gemm_as("router", tokens, experts, h, self.wide_precision()));
         // Softmax or sigmoid, top-k, counts, maps: small kernels over tokens x experts in fp32.
         let bytes = tokens * experts * 4 * 4;
-        items.push(Self::stream("top-k", KernelClass::Routing, bytes, 6));
+        items.push(Self::stream("top-k", KernelClass::Routing, bytes, self.router_launches()));
         if moe.capacity_factor.is_none() {
             items.push(Item::HostWait);
         }
         items.push(self.permutation("permute", r.sent));
         self.exchange(items, r.exchanged);
         self.share(items, r.exchanged, true);
+        self.sort(items, "permute by expert", &r);
         let rows = r.per_expert * r.local;
-        self.casts(items, rows * h);
+        self.expert_casts(items, rows * h);
         items.push(self.grouped("expert fc1", r.per_expert, r.width * self.gates(), h, r.local));
-        items.push(self.activation(rows * r.width, false));
-        self.casts(items, rows * r.width);
+        self.expert_activation(items, rows * r.width, false);
+        self.expert_casts(items, rows * r.width);
         items.push(self.grouped("expert fc2", r.per_expert, h, r.width, r.local));
+        self.sort(items, "unpermute by expert", &r);
         self.share(items, r.exchanged, false);
         self.exchange(items, r.exchanged);
         items.push(self.permutation("unpermute", r.sent));
@@ -194,18 +236,21 @@ impl LayerContext<'_> {
         items.push(self.permutation("unpermute backward", r.sent));
         self.exchange(items, r.exchanged);
         self.share(items, r.exchanged, true);
-        self.casts(items, rows * h);
+        self.sort(items, "unpermute by expert backward", &r);
+        self.expert_casts(items, rows * h);
         items.push(self.grouped("expert fc2 dgrad", r.per_expert, r.width, h, r.local));
         items.push(self.grouped("expert fc2 wgrad", h, r.width, r.per_expert, r.local));
-        items.push(self.activation(rows * r.width, true));
-        self.casts(items, rows * up);
+        self.expert_activation(items, rows * r.width, true);
+        self.expert_casts(items, rows * up);
         items.push(self.grouped("expert fc1 dgrad", r.per_expert, h, up, r.local));
         items.push(self.grouped("expert fc1 wgrad", up, h, r.per_expert, r.local));
+        self.sort(items, "permute by expert backward", &r);
         self.share(items, r.exchanged, false);
         self.exchange(items, r.exchanged);
         items.push(self.permutation("permute backward", r.sent));
         let bytes = tokens * experts * 4 * 3;
-        items.push(Self::stream("top-k backward", KernelClass::Routing, bytes, 4));
+        let launches = self.router_launches().div_ceil(2);
+        items.push(Self::stream("top-k backward", KernelClass::Routing, bytes, launches));
         items.push(self.gemm_as("router dgrad", tokens, h, experts, self.wide_precision()));
         items.push(self.gemm_as("router wgrad", experts, h, tokens, self.wide_precision()));
         self.restore(items);

@@ -47,6 +47,8 @@ pub struct LayerContext<'a> {
     pub overlap_tensor: bool,
     /// Context-parallel keys and values travel beside the attention kernel (ring attention).
     pub overlap_context: bool,
+    /// The exchange of experts sorts tokens by expert as it copies them.
+    pub dispatch_per_node: bool,
 }
 
 /// An element of a pass.
@@ -334,6 +336,7 @@ impl LayerContext<'_> {
             if kind.experts {
                 self.experts_forward(&mut items);
                 items.extend(self.residual(false));
+                self.adapters(&mut items, kind, false);
                 return items;
             }
             self.enter(&mut items);
@@ -341,6 +344,7 @@ impl LayerContext<'_> {
         }
         self.leave(&mut items);
         items.extend(self.residual(false));
+        self.adapters(&mut items, kind, false);
         items
     }
 
@@ -350,7 +354,7 @@ impl LayerContext<'_> {
         let mut repeats = |item: &Item| match (self.recompute, item) {
             (Recompute::Modules, Item::Kernel { name, class, .. }) => {
                 let up = matches!(*name, "query up" | "key-value up");
-                up || *class == KernelClass::Norm || *name == "activation"
+                up || *class == KernelClass::Norm || name.ends_with("activation")
             }
             (Recompute::Operators, Item::Kernel { class, .. }) => match class {
                 KernelClass::Gemm => {
@@ -393,8 +397,49 @@ impl LayerContext<'_> {
         }
         self.attention_backward(&mut items, kind, !parallel);
         items.push(self.norm(true));
+        self.freeze(&mut items, kind);
         items
     }
+
+    /// A frozen model has no weight gradients, but its adapters have products of their own.
+    fn freeze(&self, items: &mut Vec<Item>, kind: LayerKind) {
+        if self.model.adapter_rank.is_none() {
+            return;
+        }
+        drop_weight_gradients(items);
+        self.adapters(items, kind, true);
+    }
+
+    /// Products of the adapters: down to their rank and up again; backward the gradients of both
+    /// matrices and of their inputs.
+    fn adapters(&self, items: &mut Vec<Item>, kind: LayerKind, backward: bool) {
+        let Some((matrices, rank)) = self.model.adapters(kind) else { return };
+        let t = self.tokens();
+        let tensor = u64::from(self.tensor);
+        for (inputs, outputs) in matrices {
+            // Matrices into a block are divided by outputs, those out of it by inputs.
+            let (inputs, outputs) = if inputs == self.hidden() {
+                (inputs, outputs.div_ceil(tensor))
+            } else {
+                (inputs.div_ceil(tensor), outputs)
+            };
+            let wide = |m, n, k| self.gemm_as("adapter", m, n, k, self.wide_precision());
+            items.push(wide(t, rank, inputs));
+            items.push(wide(t, outputs, rank));
+            if backward {
+                items.push(wide(t, rank, outputs));
+                items.push(wide(t, inputs, rank));
+            }
+            // Adding to what the frozen matrix gave.
+            let bytes = t * if backward { inputs } else { outputs } * self.element_bytes() * 3;
+            items.push(Self::stream("adapter add", KernelClass::Elementwise, bytes, 1));
+        }
+    }
+}
+
+/// Takes out the products that give gradients of weights.
+pub(super) fn drop_weight_gradients(items: &mut Vec<Item>) {
+    items.retain(|item| !matches!(item, Item::Kernel { name, .. } if name.ends_with("wgrad")));
 }
 
 fn as_recompute(item: Item) -> Item {

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 
 use crate::hardware::Overlap;
+use crate::plan::Sharding;
 use crate::program::{
     Action, CallId, Collective, FamilyId, KernelClass, KernelId, OpId, Phase, Work,
 };
 
 use super::super::model::RankParameters;
 use super::stage::StageBuilder;
-use super::{DATA, Lowering, PoolFamilies, stage_parameters};
+use super::{DATA, Lowering, PoolFamilies, stage_parameters, trained_parameters};
 
 /// A stretch of parameters that is gathered and reduced as one, in forward order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +77,7 @@ impl DataParallel {
             gathered: BTreeMap::new(),
             history: [None, None],
         };
+        let trained = trained_parameters(lowering.model, plan, stage);
         let dense: fn(&RankParameters) -> u64 = |p| p.dense;
         let expert: fn(&RankParameters) -> u64 = |p| p.expert;
         let pools = [
@@ -83,25 +85,39 @@ impl DataParallel {
             (lowering.families.expert_pool, plan.expert_sharding(), expert),
         ];
         for (families, sharding, part) in pools {
-            let counts: Vec<(Unit, u64)> =
-                sizes.iter().map(|(unit, p)| (*unit, part(p))).filter(|(_, n)| *n > 0).collect();
-            this.add_pool(lowering, families, sharding, &counts);
+            let counts = |of: &BTreeMap<Unit, RankParameters>| -> Vec<(Unit, u64)> {
+                of.iter().map(|(unit, p)| (*unit, part(p))).filter(|(_, n)| *n > 0).collect()
+            };
+            this.add_gathers(lowering, families, sharding, &counts(&sizes));
+            this.add_reductions(lowering, families, sharding, &counts(&trained));
         }
         this
     }
 
-    fn add_pool(
+    /// Gathers of sharded parameters.
+    fn add_gathers(
         &mut self,
         lowering: &mut Lowering<'_>,
         families: PoolFamilies,
-        sharding: crate::plan::Sharding,
+        sharding: Sharding,
+        counts: &[(Unit, u64)],
+    ) {
+        let Some(family) = families.parameter_shard else { return };
+        for (unit, count) in counts {
+            let message = lowering.gather_message(family, *count, sharding.parameters);
+            self.gathers.entry(*unit).or_default().push(message);
+        }
+    }
+
+    /// Reductions of gradients, and gathers of what they updated.
+    fn add_reductions(
+        &mut self,
+        lowering: &mut Lowering<'_>,
+        families: PoolFamilies,
+        sharding: Sharding,
         counts: &[(Unit, u64)],
     ) {
         for (unit, count) in counts {
-            if let Some(family) = families.parameter_shard {
-                let message = lowering.gather_message(family, *count, sharding.parameters);
-                self.gathers.entry(*unit).or_default().push(message);
-            }
             if sharding.gradients > 1 {
                 if let Some(family) = families.gradient_shard {
                     let message = lowering.scatter_message(family, *count, sharding.gradients);
@@ -159,7 +175,7 @@ impl DataParallel {
 
     /// Gathers of updated parameters, overlapped with the first forward passes.
     pub(super) fn refresh_at_start(&mut self, builder: &mut StageBuilder) {
-        builder.phase = Phase::Optimizer;
+        builder.strand.phase = Phase::Optimizer;
         for (unit, messages) in &self.refreshes {
             for message in messages {
                 let op = message.send(builder, &[]);
@@ -177,7 +193,7 @@ impl DataParallel {
         let deps: Vec<OpId> = if self.overlap.parameter_gather {
             self.history[0].into_iter().collect()
         } else {
-            builder.last_compute.into_iter().collect()
+            builder.strand.last_compute.into_iter().collect()
         };
         for message in messages {
             let op = message.send(builder, &deps);
@@ -186,12 +202,12 @@ impl DataParallel {
     }
 
     pub(super) fn before_unit(&mut self, builder: &mut StageBuilder, unit: Unit, forward: bool) {
-        builder.pending.extend(self.refreshing.remove(&unit));
+        builder.strand.pending.extend(self.refreshing.remove(&unit));
         if self.gathers.is_empty() {
             return;
         }
         self.gather(builder, unit);
-        builder.pending.extend(self.gathered.remove(&unit));
+        builder.strand.pending.extend(self.gathered.remove(&unit));
         if self.overlap.parameter_gather
             && let Some(next) = self.neighbour(unit, forward)
         {
@@ -213,7 +229,7 @@ impl DataParallel {
         forward: bool,
         last: bool,
     ) {
-        self.history = [self.history[1], builder.last_compute];
+        self.history = [self.history[1], builder.strand.last_compute];
         if forward {
             return;
         }
@@ -230,7 +246,7 @@ impl DataParallel {
             message.reduce(builder, true);
         }
         // The data lane runs in order, so its last operation stands for all of it.
-        builder.pending.extend(builder.last_data);
+        builder.strand.pending.extend(builder.last_data);
     }
 }
 
@@ -260,12 +276,12 @@ impl Message {
 
     /// Appends the message after everything so far; `blocking` if the next kernel waits for it.
     fn reduce(&self, builder: &mut StageBuilder, blocking: bool) {
-        let mut deps: Vec<OpId> = builder.last_compute.into_iter().collect();
-        deps.extend(builder.pending.iter().copied());
+        let mut deps: Vec<OpId> = builder.strand.last_compute.into_iter().collect();
+        deps.extend(builder.strand.pending.iter().copied());
         let op = self.send(builder, &deps);
         if blocking {
-            builder.pending.clear();
-            builder.pending.push(op);
+            builder.strand.pending.clear();
+            builder.strand.pending.push(op);
         }
     }
 }

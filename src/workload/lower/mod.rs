@@ -1,23 +1,25 @@
 //! From model and plan to a [`Program`]: one template per pipeline stage.
 
 mod data_parallel;
+mod passes;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::hardware::{Fusion, GradientType, Overlap};
-use crate::plan::{Axis, Pass, Plan, Sharding};
+use crate::hardware::{Fusion, GradientType, Graphs, Overlap};
+use crate::plan::{Axis, Plan, Sharding};
 use crate::program::{
-    Action, CallId, Collective, CollectiveCall, Dimension, Family, FamilyId, Fanout, Groups,
-    HostWork, Kernel, KernelClass, KernelId, LaneId, LaneKind, Op, OpId, Phase, Program, Template,
-    TemplateBuilder, TemplateId, Work,
+    CallId, Collective, CollectiveCall, Dimension, Family, FamilyId, Fanout, Groups, HostWork,
+    Kernel, KernelClass, KernelId, LaneId, LaneKind, Op, Phase, Program, Template, TemplateBuilder,
+    TemplateId, Work,
 };
 
 use self::data_parallel::DataParallel;
 pub(super) use self::data_parallel::Unit;
-use self::stage::StageBuilder;
+use self::passes::Passes;
+use self::stage::{StageBuilder, Strand};
 use super::layer::{Group, Item, LayerContext};
-use super::model::{LayerKind, Model, RankParameters};
+use super::model::{LayerKind, Model, Parameters, RankParameters};
 
 /// What the workload needs to know of software and numerics.
 #[derive(Clone, Debug)]
@@ -40,6 +42,8 @@ pub struct Recipe {
     pub refresh_by_broadcast: bool,
     /// Tokens for several experts of a node cross to it once.
     pub dispatch_per_node: bool,
+    /// What CUDA graphs capture.
+    pub graphs: Graphs,
 }
 
 /// Elements that share one fp32 scale in quantised messages (ZeRO++, arXiv 2306.10209, 3.1).
@@ -324,8 +328,11 @@ impl<'a> Lowering<'a> {
     }
 
     fn intern(&mut self, items: &[Item]) -> Vec<Step> {
+        // A captured step has no room for the host: the device goes on by itself.
+        let waits = self.recipe.graphs != Graphs::Step;
         items
             .iter()
+            .filter(|item| waits || !matches!(item, Item::HostWait))
             .map(|item| match item {
                 Item::Kernel { name, class, work, recompute } => {
                     Step::Kernel { id: self.kernel(name, *class, *work), recompute: *recompute }
@@ -354,7 +361,7 @@ impl<'a> Lowering<'a> {
         let plan = self.plan;
         let parameters = self
             .model
-            .layer_parameters(kind)
+            .trained_parameters(kind)
             .on_rank(plan.tensor, plan.expert * plan.expert_tensor);
         let elements = parameters.dense.div_ceil(u64::from(plan.sharding.gradients))
             + parameters.expert.div_ceil(u64::from(plan.expert_sharding().gradients));
@@ -374,7 +381,6 @@ impl<'a> Lowering<'a> {
     /// The template of a pipeline stage.
     fn stage(&mut self, stage: u32) -> Template {
         let plan = self.plan;
-        let last_stage = plan.pipeline - 1;
         let chunks = plan.chunks;
         let kinds: BTreeSet<LayerKind> = (0..chunks)
             .flat_map(|chunk| {
@@ -410,124 +416,21 @@ impl<'a> Lowering<'a> {
             tensor_family: self.families.tensor,
             context_family: self.families.context,
             expert_family: self.families.expert,
-            last_compute: None,
-            pending: Vec::new(),
-            asynchronous: None,
+            strand: Strand { micro_batch: Op::NO_MICRO_BATCH, ..Strand::default() },
             unfinished_sends: Vec::new(),
             overdue_sends: Vec::new(),
             last_data: None,
-            phase: Phase::Forward,
-            micro_batch: Op::NO_MICRO_BATCH,
         };
         builder.host(HostWork::Step);
         let mut data = DataParallel::new(self, stage);
         data.refresh_at_start(&mut builder);
 
-        let actions = plan.schedule.actions(stage, plan.pipeline, plan.micro_batches, chunks);
-        for action in &actions {
-            let (chunk, forward) = (action.chunk, action.pass == Pass::Forward);
-            let virtual_stage = chunk * plan.pipeline + stage;
-            let is_first = virtual_stage == 0;
-            let is_last = virtual_stage == plan.pipeline * chunks - 1;
-            builder.phase = if forward { Phase::Forward } else { Phase::Backward };
-            builder.micro_batch = action.micro_batch;
-            builder.host(HostWork::MicroBatch);
-            // Interleaved 1F1B exchanges after a forward *and* a backward pass in one batch, so a
-            // send has to be done by the second pass after it, not by the next.
-            builder.pending.append(&mut builder.overdue_sends);
-            builder.overdue_sends = std::mem::take(&mut builder.unfinished_sends);
-            let previous = (stage + last_stage) % plan.pipeline;
-            let following = (stage + 1) % plan.pipeline;
-            // Receive what the pass needs.
-            if forward && !is_first {
-                self.receive(&mut builder, previous, stage, true);
-            } else if !forward && !is_last {
-                self.receive(&mut builder, following, stage, false);
-            }
-            // Units of the chunk in forward order, each with its passes.
-            let first_layer = plan.first_layer_of(stage, chunk);
-            let mut units: Vec<(Unit, &[Vec<Step>; 2])> = Vec::new();
-            if is_first {
-                units.push((Unit::Embedding, &passes.embedding));
-            }
-            for layer in 0..plan.layers_of(stage, chunk) {
-                let kind = self.model.layer_kind(first_layer + layer);
-                units.push((Unit::Layer(chunk, layer), &passes.layer[&kind]));
-            }
-            if is_last {
-                units.push((Unit::Head, &passes.head));
-                for module in 0..self.model.mtp_modules {
-                    units.push((Unit::Prediction(module), &passes.prediction));
-                }
-            }
-            let final_backward = !forward && action.micro_batch == plan.micro_batches - 1;
-            if !forward {
-                units.reverse();
-            }
-            for (unit, steps) in units {
-                data.before_unit(&mut builder, unit, forward);
-                builder.steps(&steps[usize::from(!forward)]);
-                data.after_unit(&mut builder, unit, forward, final_backward);
-            }
-            // Hand the result on.
-            if forward && !is_last {
-                self.send(&mut builder, stage, following, true);
-            } else if !forward && !is_first {
-                self.send(&mut builder, stage, previous, false);
-            }
-        }
-        builder.phase = Phase::Optimizer;
-        builder.micro_batch = Op::NO_MICRO_BATCH;
+        self.passes(&mut builder, &mut data, &passes, stage);
+        builder.strand.phase = Phase::Optimizer;
+        builder.strand.micro_batch = Op::NO_MICRO_BATCH;
         data.reduce_rest(&mut builder);
         self.optimizer(&mut builder, stage);
         builder.ops.finish()
-    }
-
-    fn pipeline_call(&mut self) -> CallId {
-        // With tensor parallelism each rank sends its part; without sequence parallelism the parts
-        // are gathered inside the tensor group (Narayanan et al. 2021, section 4.1).
-        let bytes = self.layer.stream_bytes() / u64::from(self.plan.tensor);
-        self.call("pipeline", Collective::SendRecv, bytes.max(1))
-    }
-
-    fn receive(&mut self, builder: &mut StageBuilder, from: u32, to: u32, forward: bool) {
-        let call = self.pipeline_call();
-        let Some(family) = self.families.pipeline.get(&(from, to, forward)).copied() else {
-            return;
-        };
-        let lane = if forward { RECEIVE_FORWARD } else { RECEIVE_BACKWARD };
-        // Where sends and receives are not overlapped, the receive waits for the compute stream.
-        let deps: Vec<OpId> = if self.recipe.overlap.pipeline {
-            Vec::new()
-        } else {
-            builder.last_compute.into_iter().collect()
-        };
-        let op = builder.push(Action::Meet { family, call }, lane, &deps);
-        builder.pending.push(op);
-        if self.plan.tensor > 1 && !self.plan.sequence_parallel {
-            let bytes = self.layer.stream_bytes();
-            let gather = self.call("pipeline gather", Collective::AllGather, bytes);
-            builder.meet(Group::Tensor, gather);
-        }
-    }
-
-    fn send(&mut self, builder: &mut StageBuilder, from: u32, to: u32, forward: bool) {
-        let call = self.pipeline_call();
-        let Some(family) = self.families.pipeline.get(&(from, to, forward)).copied() else {
-            return;
-        };
-        let lane = if forward { SEND_FORWARD } else { SEND_BACKWARD };
-        let mut deps: Vec<OpId> = builder.last_compute.into_iter().collect();
-        deps.extend(builder.pending.iter().copied());
-        let op = builder.push(Action::Meet { family, call }, lane, &deps);
-        if self.recipe.overlap.pipeline {
-            return;
-        }
-        if self.plan.chunks == 1 {
-            builder.pending.push(op);
-        } else {
-            builder.unfinished_sends.push(op);
-        }
     }
 
     /// Gradient norm, optimizer, refresh of parameters.
@@ -588,7 +491,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn rank_parameters(&self, stage: u32) -> RankParameters {
-        stage_parameters(self.model, self.plan, stage).into_values().sum()
+        trained_parameters(self.model, self.plan, stage).into_values().sum()
     }
 }
 
@@ -599,17 +502,39 @@ pub(super) fn stage_parameters(
     plan: &Plan,
     stage: u32,
 ) -> BTreeMap<Unit, RankParameters> {
-    let on_rank = |parameters: super::model::Parameters| {
-        parameters.on_rank(plan.tensor, plan.expert * plan.expert_tensor)
-    };
+    units_of(model, plan, stage, |kind| model.layer_parameters(kind), false)
+}
+
+/// The same of the parameters that are trained: adapters where the model is frozen.
+pub(super) fn trained_parameters(
+    model: &Model,
+    plan: &Plan,
+    stage: u32,
+) -> BTreeMap<Unit, RankParameters> {
+    let frozen = model.adapter_rank.is_some();
+    units_of(model, plan, stage, |kind| model.trained_parameters(kind), frozen)
+}
+
+fn units_of(
+    model: &Model,
+    plan: &Plan,
+    stage: u32,
+    of_layer: impl Fn(LayerKind) -> Parameters,
+    layers_only: bool,
+) -> BTreeMap<Unit, RankParameters> {
+    let on_rank =
+        |parameters: Parameters| parameters.on_rank(plan.tensor, plan.expert * plan.expert_tensor);
     let (first, last) = (stage == 0, stage == plan.pipeline - 1);
     let mut units = BTreeMap::new();
     for chunk in 0..plan.chunks {
         let first_layer = plan.first_layer_of(stage, chunk);
         for layer in 0..plan.layers_of(stage, chunk) {
             let kind = model.layer_kind(first_layer + layer);
-            units.insert(Unit::Layer(chunk, layer), on_rank(model.layer_parameters(kind)));
+            units.insert(Unit::Layer(chunk, layer), on_rank(of_layer(kind)));
         }
+    }
+    if layers_only {
+        return units;
     }
     if first {
         units.insert(Unit::Embedding, on_rank(model.embedding_parameters()));
@@ -623,11 +548,4 @@ pub(super) fn stage_parameters(
         }
     }
     units
-}
-
-struct Passes {
-    layer: BTreeMap<LayerKind, [Vec<Step>; 2]>,
-    embedding: [Vec<Step>; 2],
-    head: [Vec<Step>; 2],
-    prediction: [Vec<Step>; 2],
 }
