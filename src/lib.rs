@@ -13,6 +13,7 @@ pub mod program;
 pub mod replay;
 pub mod report;
 pub mod scenario;
+pub mod timeline;
 pub mod timing;
 pub mod trace;
 pub mod units;

@@ -12,6 +12,7 @@ mod kernels;
 mod run;
 mod schema;
 mod stack;
+mod timeline;
 mod topo;
 mod trace;
 mod trace_replay;
