@@ -1,6 +1,7 @@
 //! Trainyard: a hardware-aware, trace-driven simulator and digital twin of LLM training clusters.
 pub mod account;
 pub mod calibrate;
+pub mod check;
 pub mod cli;
 pub mod disturbance;
 pub mod error;

@@ -158,15 +158,15 @@ pub fn write_timeline_file(
     let packed = path.extension().is_some_and(|extension| extension == "gz");
     let written = if packed {
         let mut encoder = GzEncoder::new(&mut file, Compression::default());
-        sink(format, &mut encoder, write).and_then(|()| {
-            encoder.finish().map(drop).map_err(|e| Error::io("write", &partial, e))
-        })
+        sink(format, &mut encoder, write)
+            .and_then(|()| encoder.finish().map(drop).map_err(|e| Error::io("write", &partial, e)))
     } else {
         sink(format, &mut file, write)
     };
-    let written = written
-        .and_then(|()| file.flush().map_err(|e| Error::io("write", &partial, e)))
-        .and_then(|()| std::fs::rename(&partial, path).map_err(|e| Error::io("rename to", path, e)));
+    let written =
+        written.and_then(|()| file.flush().map_err(|e| Error::io("write", &partial, e))).and_then(
+            |()| std::fs::rename(&partial, path).map_err(|e| Error::io("rename to", path, e)),
+        );
     if written.is_err() {
         // The first error is the one that matters.
         let _ = std::fs::remove_file(&partial);

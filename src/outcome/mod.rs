@@ -130,9 +130,7 @@ pub fn simulate_observed(
     let coupled = !options.frozen_rates;
     let demands = coupled.then(|| demands_of(setup, &program, &timed.meetings));
     let sweep = match options.engine {
-        Engine::Sweep => {
-            replay::replay(&program, &timed.durations, &lumping, demands.as_ref())?
-        }
+        Engine::Sweep => replay::replay(&program, &timed.durations, &lumping, demands.as_ref())?,
     };
     observe(&sweep)?;
     let outcome = sweep.outcome();

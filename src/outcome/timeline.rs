@@ -58,10 +58,8 @@ pub fn write_timeline(
     } else {
         all.into_iter().filter(|rank| selection.has_rank(*rank)).collect()
     };
-    let selection = Selection {
-        ranks: ranks.iter().map(|rank| *rank..=*rank).collect(),
-        ..selection.clone()
-    };
+    let selection =
+        Selection { ranks: ranks.iter().map(|rank| *rank..=*rank).collect(), ..selection.clone() };
     let groups = Groups::of(program, &ranks);
     let headers: Vec<RankHeader> =
         (0..ranks.len()).map(|i| header(setup, program, &groups, i)).collect();
@@ -293,13 +291,15 @@ fn simulated_rank<'a>(
         }
         events.push((event, id.0, sweep.times(number, id).0.0 - start));
         if template.lanes[op.lane.index()].1 == LaneKind::Compute {
+            // Forward work is repeated within the backward pass that needs it.
+            let phase = if op.phase == Phase::Recompute { Phase::Backward } else { op.phase };
             pass = match pass {
-                Some((phase, batch, from, _)) if (phase, batch) == (op.phase, op.micro_batch) => {
+                Some((known, batch, from, _)) if (known, batch) == (phase, op.micro_batch) => {
                     Some((phase, batch, from, end))
                 }
                 before => {
                     before.into_iter().for_each(|p| events.push((passed(&mut rank, p), NO_OP, 0)));
-                    Some((op.phase, op.micro_batch, start, end))
+                    Some((phase, op.micro_batch, start, end))
                 }
             };
         }
@@ -462,7 +462,15 @@ fn work<'a>(kernel: &'a Kernel, put: &mut dyn FnMut(&'static str, Value<'a>)) {
             put("precision", Value::Text(precision_name(*precision)));
         }
         Work::Attention {
-            pass, batch, heads, queries, keys, head_dim, value_dim, precision, ..
+            pass,
+            batch,
+            heads,
+            queries,
+            keys,
+            head_dim,
+            value_dim,
+            precision,
+            ..
         } => {
             sizes(&[("batch", *batch), ("heads", *heads), ("queries", *queries), ("keys", *keys)]);
             sizes(&[("head_dim", *head_dim), ("value_dim", *value_dim)]);

@@ -257,11 +257,7 @@ fn process(header: &RankHeader) -> Process {
         }
     }
     about.insert("distributedInfo".into(), info.into());
-    let name = match header.identity.devices.first() {
-        Some(device) if !device.name.is_empty() => format!("rank {} ({})", header.rank, device.name),
-        _ => format!("rank {}", header.rank),
-    };
-    Process { rank: header.rank, name, about }
+    Process { rank: header.rank, name: format!("rank {}", header.rank), about }
 }
 
 /// What the profiler calls a version.
@@ -405,6 +401,7 @@ impl View<'_> {
             (Part::Host, None) => format!("thread {lane}"),
             (Part::Device, None) if device < 0 => format!("stream {lane}"),
             (Part::Device, None) => format!("device {device} stream {lane}"),
+            (Part::Sync, None) if lane < 0 => format!("device {device} synchronisation"),
             (Part::Sync, None) => format!("device {device} stream {lane} synchronisation"),
         }
     }
@@ -542,7 +539,6 @@ impl View<'_> {
         }
         if event.kind.is_device() || event.kind == Kind::Sync {
             whole("device", event.device.into());
-            whole("stream", event.lane);
         }
         if let Some(bytes) = rank.bytes(event) {
             whole("bytes", bytes);
@@ -578,6 +574,10 @@ impl View<'_> {
                     args.push(Arg { key, value: Value::Text(text) });
                 }
             }
+        }
+        if event.kind.is_device() || event.kind == Kind::Sync {
+            // Below zero for the whole device.
+            args.push(Arg { key: "stream", value: Value::Whole(event.lane) });
         }
         for (key, text) in [
             ("grid", &texts.grid),
