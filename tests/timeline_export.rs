@@ -359,3 +359,22 @@ fn ranks_times_and_steps_are_selected() {
     trainyard().args(["trace", "export", &run, "--out", "x.txt"]).assert().code(3);
     trainyard().args(["trace", "export", &run, "--out", "x.json", "--ranks", "a"]).assert().code(2);
 }
+
+#[test]
+fn a_job_of_operations_is_a_timeline_too() {
+    let Some(shared) = support::shared() else {
+        eprintln!("skipped: TRAINYARD_SHARED is not set");
+        return;
+    };
+    let path = shared.join("corpus/traces/bytedance_straggler/trace-ST.parquet");
+    let path = path.display().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    for more in [&[][..], &["--replayed"]] {
+        let arguments = [&["trace", "export", &path], more].concat();
+        let decoded = decode(&std::fs::read(exported(folder.path(), &arguments, "a.pb")).unwrap());
+        // 8 ranks of 32 steps, which no recorded range marks.
+        let steps: Vec<u64> = decoded.lanes("steps");
+        assert_eq!(steps.len(), 8);
+        assert!(decoded.slices > 8 * 32);
+    }
+}

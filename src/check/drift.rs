@@ -113,7 +113,10 @@ pub fn drift(
     let Some(baseline) = baseline.filter(|baseline| baseline.metric == metric) else {
         let differs = measured.parts.as_ref().zip(predicted.parts.as_ref());
         let differs = differs.and_then(|(measured, predicted)| {
-            largest(&common(&measured.total), &common(&predicted.total))
+            let (measured, predicted) = (common(&measured.total), common(&predicted.total));
+            let whole: f64 = measured.values().sum();
+            let part = largest(&measured, &predicted)?;
+            (100.0 * (part.now - part.before).abs() > limit_percent * whole).then_some(part)
         });
         return Drift { cause: Cause::NoBaseline, machine: None, model: None, differs };
     };
@@ -236,7 +239,8 @@ fn common(parts: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
             "compute" | "recompute" | "optimizer" => "compute",
             "exposed_memory" => "memory operations",
             "host" | "idle_host" | "idle_launch" => "host",
-            "pipeline_bubble" | "idle" | "waiting_for_ranks" | "idle_device" => "waiting",
+            "pipeline_bubble" | "idle" | "idle_device" => "waiting",
+            "waiting_for_ranks" | "waiting_outside_of_span" => "waiting",
             part if part.starts_with("exposed_") => "exposed communication",
             part => part,
         };

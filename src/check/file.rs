@@ -40,7 +40,7 @@ pub struct Check {
     pub metric: Metric,
     /// Where the measured figure comes from: exactly one of `trace`, `series`, `figure`.
     pub measured: Measured,
-    /// Where the prediction comes from: exactly one of `scenario`, `replay`.
+    /// Where the prediction comes from: exactly one of `scenario`, `replay`, `trace`.
     pub predicted: Predicted,
     /// How far they may lie apart.
     pub tolerance: Tolerance,
@@ -147,6 +147,8 @@ pub struct Predicted {
     pub set: Vec<String>,
     /// Trace to replay, such as that of a run that was accepted.
     pub replay: Option<PathBuf>,
+    /// Trace of an earlier run whose steps are expected as they were recorded.
+    pub trace: Option<PathBuf>,
     /// What takes how many times as long in the replay: a part of a name, `compute` or
     /// `communication`.
     #[serde(default)]
@@ -216,8 +218,9 @@ impl ChecksFile {
                 return wrong(&key("measured.column"), "only a series has columns", "");
             }
             let predicted = &check.predicted;
-            if predicted.scenario.is_some() == predicted.replay.is_some() {
-                let hint = "give exactly one of scenario, replay";
+            let given = [&predicted.scenario, &predicted.replay, &predicted.trace];
+            if given.into_iter().flatten().count() != 1 {
+                let hint = "give exactly one of scenario, replay, trace";
                 return wrong(&key("predicted"), "not one prediction", hint);
             }
             if !predicted.set.is_empty() && predicted.scenario.is_none() {
@@ -232,9 +235,9 @@ impl ChecksFile {
                 let key = key(&format!("predicted.scale.{name}"));
                 return wrong(&key, "is no factor from 0 to 1000", "");
             }
-            if predicted.replay.is_some() && check.metric != Metric::StepTime {
-                let hint = "a replay predicts step_time; other metrics need a scenario";
-                return wrong(&key("metric"), "cannot be predicted by a replay", hint);
+            if predicted.scenario.is_none() && check.metric != Metric::StepTime {
+                let hint = "a trace predicts step_time; other metrics need a scenario";
+                return wrong(&key("metric"), "cannot be predicted by a trace", hint);
             }
             if measured.trace.is_some() && check.metric == Metric::MemoryPeak {
                 let hint = "give a series with a column peak_bytes, or a figure";

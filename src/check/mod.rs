@@ -20,4 +20,4 @@ pub use file::{Check, ChecksFile, Measured, Metric, Predicted, Statistic, Tolera
 pub use report::{CHECK_SCHEMA, Outcome, Report, github_annotations, junit, markdown, report_text};
 pub use series::{Series, Settled, parse_series, settle};
 pub use side::{Parts, Side, measured_figure, measured_series, measured_trace};
-pub use side::{predicted_replay, predicted_scenario};
+pub use side::{predicted_replay, predicted_scenario, predicted_trace};

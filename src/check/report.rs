@@ -106,7 +106,7 @@ impl Outcome {
     }
 
     fn allowed(&self) -> String {
-        let side = |limit: Option<f64>| limit.map_or("any".to_owned(), |l| significant(l, 3));
+        let side = |limit: Option<f64>| limit.map_or("any".to_owned(), |l| l.to_string());
         if self.under_percent == self.over_percent {
             return format!("±{} %", side(self.under_percent));
         }
@@ -158,7 +158,7 @@ impl Outcome {
                     self.part_value(part.before),
                     self.part_value(part.now)
                 ),
-                None => "No baseline, and one side has no parts to compare".to_owned(),
+                None => "No baseline to tell what moved".to_owned(),
             },
         }
     }
@@ -180,10 +180,8 @@ impl Outcome {
         if let Some(part) = &moved.part {
             let _ = write!(text, "; most in {}", self.moved_part_text(part));
             if let Some(kernel) = &part.kernel {
-                let _ = write!(text, ", there in `{}`", self.moved_part_text(kernel));
-                text =
-                    text.replacen(&format!("`{}", kernel.part), &format!("`{}`", kernel.part), 1);
-                text.pop();
+                let (before, now) = (self.part_value(kernel.before), self.part_value(kernel.now));
+                let _ = write!(text, ", there in `{}`, {before} to {now}", kernel.part);
             }
         }
         if !moved.inputs.is_empty() {
@@ -207,8 +205,10 @@ impl Outcome {
         let mut notes = Vec::new();
         for (what, side) in [("measured", &self.measured), ("predicted", &self.predicted)] {
             let mut note = format!("{what}: {}", side.origin);
-            if !side.rule.is_empty() {
-                let _ = write!(note, "; {} of {}", self.statistic.name(), side.rule);
+            if let Some(steps) = side.steps {
+                let plural = if steps == 1 { "" } else { "s" };
+                let of = self.statistic.name();
+                let _ = write!(note, "; {of} of {steps} step{plural}, {}", side.rule);
             }
             if let Some(spread) = side.spread {
                 let _ = write!(note, "; quartiles ±{} %", significant(100.0 * spread, 2));

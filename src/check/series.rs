@@ -123,7 +123,9 @@ pub struct Settled {
     pub value: f64,
     /// Leading steps that were skipped.
     pub skipped: usize,
-    /// Positions of the steps behind it, after those skipped.
+    /// Steps that were not skipped.
+    pub steps: usize,
+    /// Positions of the steps behind the number: one for the maximum.
     pub used: Vec<usize>,
     /// Half of the distance between the quartiles, over the median; none for fewer than four.
     pub spread: Option<f64>,
@@ -150,7 +152,7 @@ pub fn settle(
     };
     let rule = match (warm_up, skipped) {
         (Some(_), skipped) => format!("{skipped} of {} steps skipped as asked", values.len()),
-        (None, 0) => format!("{} steps, none skipped as warm-up", values.len()),
+        (None, 0) => "none skipped as warm-up".to_owned(),
         (None, skipped) => format!(
             "{skipped} of {} steps skipped as warm-up (leading ones slower than {WARM_UP} times \
              the median of the second half)",
@@ -180,7 +182,7 @@ pub fn settle(
             worst.map_or(0.0, |worst| values[worst])
         }
     };
-    Settled { value, skipped, used, spread, rule }
+    Settled { value, skipped, steps: rest.len(), used, spread, rule }
 }
 
 /// The median; the mean of the two in the middle. Zero for no values.

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::outcome::{RunResult, WhatIf, replayed_ranks};
-use crate::trace::analysis::{RankComponents, StepComponents, pacing_rank, step_components};
+use crate::trace::analysis::{
+    RankComponents, SHORTER, StepComponents, pacing_rank, step_components,
+};
 use crate::trace::model::RankTrace;
 
 use super::file::{Metric, Statistic};
@@ -84,7 +86,7 @@ pub fn measured_series(
     Ok(Side {
         origin: origin.to_owned(),
         value: if derived { of_step(settled.value, metric, prediction)? } else { settled.value },
-        steps: Some(settled.used.len()),
+        steps: Some(settled.steps),
         spread: settled.spread,
         rule: settled.rule,
         ..Side::default()
@@ -136,11 +138,19 @@ fn of_trace(
     }
     let values: Vec<f64> = steps.iter().map(|step| step.step_ns as f64 / 1e9).collect();
     let settled = settle(&values, warm_up, statistic, true);
-    let used: Vec<StepComponents> = settled.used.iter().map(|i| steps[*i].clone()).collect();
+    let mut used: Vec<StepComponents> = settled.used.iter().map(|i| steps[*i].clone()).collect();
+    for step in &mut used {
+        for rank in step.ranks.values_mut() {
+            let rest = step.step_ns - rank.span_ns;
+            if rest > 0 {
+                rank.components.insert(SHORTER.to_owned(), rest);
+            }
+        }
+    }
     Ok(Side {
         origin: origin.to_owned(),
         value: settled.value,
-        steps: Some(settled.used.len()),
+        steps: Some(settled.steps),
         spread: settled.spread,
         rule: settled.rule,
         parts: Some(parts(&used, statistic)),
@@ -209,6 +219,22 @@ pub fn predicted_replay(
     if !scale.is_empty() {
         side.inputs.insert("scale".into(), format!("{scale:?}"));
     }
+    Ok(side)
+}
+
+/// An earlier recording as it is.
+///
+/// # Errors
+/// It has no device work.
+pub fn predicted_trace(
+    origin: &str,
+    ranks: &[RankTrace],
+    statistic: Statistic,
+    warm_up: Option<u32>,
+) -> Result<Side> {
+    let mut side = of_trace(origin, ranks, statistic, warm_up)?;
+    let first = ranks.first().map_or("", |rank| rank.header.trace.as_str());
+    side.inputs.insert(format!("trace {first}"), hash_of(ranks));
     Ok(side)
 }
 

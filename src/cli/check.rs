@@ -8,7 +8,7 @@ use clap::Args;
 use crate::check::{
     BASELINE_SCHEMA, Baseline, BaselineEntry, Check, ChecksFile, Metric, Outcome, Report, drift,
     github_annotations, junit, markdown, measured_figure, measured_series, measured_trace,
-    parse_series, predicted_replay, predicted_scenario, report_text,
+    parse_series, predicted_replay, predicted_scenario, predicted_trace, report_text,
 };
 use crate::error::{Error, Result, nearest_names};
 use crate::hardware::Catalogue;
@@ -187,13 +187,19 @@ impl Loader {
             Some(path) => Some((path, self.simulate(path, &check.predicted.set, context)?)),
             None => None,
         };
-        let predicted = match (&simulated, &check.predicted.replay) {
-            (Some((path, result)), _) => {
+        let (replay, earlier) = (&check.predicted.replay, &check.predicted.trace);
+        let predicted = match (&simulated, replay, earlier) {
+            (Some((path, result)), _, _) => {
                 let sets = check.predicted.set.iter().map(|set| format!(" with {set}"));
                 let origin = format!("scenario {}{}", path.display(), sets.collect::<String>());
                 predicted_scenario(&origin, result, metric)
             }
-            (None, Some(path)) => {
+            (None, None, Some(path)) => {
+                let traces = self.trace(path)?;
+                let origin = format!("trace {}", path.display());
+                predicted_trace(&origin, one(&traces, path)?, statistic, warm_up)?
+            }
+            (None, Some(path), _) => {
                 let scale = &check.predicted.scale;
                 let scales = scale.iter().map(|(name, by)| format!(" with {name} times {by}"));
                 let origin = format!("replay of {}{}", path.display(), scales.collect::<String>());
@@ -201,7 +207,9 @@ impl Loader {
                 predicted_replay(&origin, one(&traces, path)?, scale, statistic, warm_up)?
             }
             // `ChecksFile::of` has checked that there is one.
-            (None, None) => return Err(Error::Internal("a check without a prediction".into())),
+            (None, None, None) => {
+                return Err(Error::Internal("a check without a prediction".into()));
+            }
         };
         let known = simulated.as_ref().map(|(_, result)| result);
         let source = &check.measured;

@@ -95,16 +95,22 @@ fn replayed_rank(
         replayed.events.push(moved);
         last = last.max(end);
         let issued = sweep.issued(r, *op).0;
-        if let Some(call) = launches.call(*event) {
+        let call = launches.call(*event);
+        if let Some(call) = call {
             let at = calls.entry(call).or_insert(issued);
             *at = (*at).min(issued);
-            if let Some(step) = launches.step(rank, *event) {
-                let begin = begins.entry(step.start_ns).or_insert(issued);
-                *begin = (*begin).min(issued);
-            }
+        }
+        if let Some(step) = launches.step(rank, *event) {
+            let at = if call.is_some() { issued } else { start };
+            let begin = begins.entry(step.start_ns).or_insert(at);
+            *begin = (*begin).min(at);
         }
     }
-    let mut issued: Vec<i64> = calls.values().copied().collect();
+    let template = program.template_of_rank[r as usize].index();
+    let ops = program.templates[template].ops.iter().enumerate();
+    let waits = ops.clone().filter(|(_, op)| op.action == Action::HostWait);
+    let waits = waits.map(|(i, _)| sweep.times(r, OpId(i as u32)).0.0);
+    let mut issued: Vec<i64> = calls.values().copied().chain(waits).collect();
     issued.sort_unstable();
     for (call, at) in &calls {
         let next = issued.get(issued.partition_point(|other| other <= at));
@@ -114,8 +120,7 @@ fn replayed_rank(
         replayed.events.push(moved);
     }
     let thread = calls.keys().next().map_or(0, |call| rank.events[*call].lane);
-    let template = program.template_of_rank[r as usize].index();
-    for (i, op) in program.templates[template].ops.iter().enumerate() {
+    for (i, op) in ops {
         let (kind, name) = match op.action {
             Action::HostWork(_) => (Kind::Op, HOST_WORK),
             Action::HostWait => (Kind::Runtime, HOST_WAIT),

@@ -338,13 +338,11 @@ impl View<'_> {
             lanes.entry(key).or_default().push(index as u32);
         }
         let mut rates = Vec::new();
-        for (order, ((part, device, lane), mut events)) in lanes.into_iter().enumerate() {
+        self.windows(sink)?;
+        for (order, ((part, device, lane), mut events)) in (1..).zip(lanes) {
             let name = self.lane_name(part, device, lane);
-            let id = if part == Part::Host { lane } else { FIRST_STREAM + order as i64 };
+            let id = if part == Part::Host { lane } else { FIRST_STREAM + order };
             sink.lane(&Lane { id, name: &name, order: order as u32 })?;
-            if order == 0 {
-                self.windows(sink)?;
-            }
             events.sort_unstable_by_key(|index| {
                 let event = &rank.events[*index as usize];
                 (event.start_ns, Reverse(event.end_ns()), *index)
@@ -406,8 +404,9 @@ impl View<'_> {
         }
     }
 
-    /// Step windows that are no recorded ranges.
+    /// Step windows that are no recorded ranges, on a lane of their own.
     fn windows(&self, sink: &mut dyn Sink) -> io::Result<()> {
+        let mut any = false;
         for window in self.steps.unwrap_or(&self.rank.header.windows) {
             let name = format!("ProfilerStep#{}", window.name);
             let recorded = self.rank.names.find(name.as_bytes());
@@ -415,6 +414,9 @@ impl View<'_> {
             let end_ns = start_ns.saturating_add(window.dur_ns);
             let outside = self.time.is_some_and(|(from, to)| start_ns >= to || end_ns <= from);
             if recorded.is_none() && !outside {
+                if !std::mem::replace(&mut any, true) {
+                    sink.lane(&Lane { id: FIRST_STREAM, name: "steps", order: 0 })?;
+                }
                 let (category, class) = ("user_annotation", None);
                 sink.slice(&Slice {
                     name: &name,

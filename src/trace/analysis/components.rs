@@ -24,6 +24,8 @@ pub const WAITING: &str = "waiting_for_ranks";
 pub const MEMORY: &str = "exposed_memory";
 /// What components of exposed communication begin with; the operation follows.
 pub const EXPOSED: &str = "exposed_";
+/// Component of the time by which a step is longer than the span of a rank.
+pub const SHORTER: &str = "waiting_outside_of_span";
 /// Name of the only step of a recording without steps.
 pub const WHOLE: &str = "ALL";
 
@@ -228,19 +230,20 @@ fn components(work: &[Work<'_>]) -> RankComponents {
     found
 }
 
-/// The rank that waits least for others, which wait for it: the one that sets the pace. The longest
-/// span decides between equals, then the lowest number.
+/// The rank that waits least for others, in collectives or because its span is shorter than the
+/// step: the one that sets the pace. The lowest number decides between equals.
 #[must_use]
 pub fn pacing_rank(steps: &[StepComponents]) -> Option<u32> {
     let ranks: BTreeSet<u32> = steps.iter().flat_map(|step| step.ranks.keys().copied()).collect();
-    let sum = |rank: u32, of: &dyn Fn(&RankComponents) -> i64| -> i64 {
-        steps.iter().filter_map(|step| step.ranks.get(&rank)).map(of).sum()
+    let waiting = |rank: u32| -> i64 {
+        let of_step = |step: &StepComponents| {
+            let found = step.ranks.get(&rank)?;
+            let waited = found.components.get(WAITING).copied().unwrap_or(0);
+            Some(waited + step.step_ns - found.span_ns)
+        };
+        steps.iter().filter_map(of_step).sum()
     };
-    let waiting =
-        |rank: u32| sum(rank, &|found| found.components.get(WAITING).copied().unwrap_or(0));
-    ranks.into_iter().min_by_key(|rank| {
-        (waiting(*rank), std::cmp::Reverse(sum(*rank, &|found| found.span_ns)), *rank)
-    })
+    ranks.into_iter().min_by_key(|rank| (waiting(*rank), *rank))
 }
 
 #[cfg(test)]

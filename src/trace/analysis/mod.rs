@@ -16,7 +16,7 @@ mod slowest;
 mod windows;
 
 pub use collectives::{CollectiveStats, GroupSizeSource};
-pub use components::{RankComponents, StepComponents, pacing_rank, step_components};
+pub use components::{RankComponents, SHORTER, StepComponents, pacing_rank, step_components};
 pub use critical::{CriticalPath, PathPart, PathStep};
 pub use intervals::Intervals;
 pub use kernels::{KernelStats, KernelType};
