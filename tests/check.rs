@@ -123,13 +123,15 @@ fn an_unchanged_run_passes_and_a_slowed_one_fails_and_names_rank_and_kernel() {
     );
     assert_eq!(code, 4, "{text}");
     assert!(text.contains("FAILED"), "{text}");
-    assert!(text.contains("The machine drifted, not the model"), "{text}");
-    assert!(text.contains("compute of rank 1 alone"), "{text}");
-    assert!(text.contains("`ampere_bf16_gemm_256x128`, 4.20 ms to 6.30 ms"), "{text}");
+    // Text for people is broken into lines.
     let annotation = text.lines().find(|line| line.starts_with("::error file=")).unwrap();
     assert!(annotation.contains("CHECKS.toml,line=2,title="), "{annotation}");
     assert!(annotation.contains("ampere_bf16_gemm_256x128"), "{annotation}");
     assert!(!annotation.contains(" % "), "percent signs are escaped: {annotation}");
+    let text = text.replace("\n  ", " ");
+    assert!(text.contains("The machine drifted, not the model"), "{text}");
+    assert!(text.contains("compute of rank 1 alone"), "{text}");
+    assert!(text.contains("`ampere_bf16_gemm_256x128`, 4.20 ms to 6.30 ms"), "{text}");
     let junit = std::fs::read_to_string(folder.join("junit.xml")).unwrap();
     assert!(junit.contains("tests=\"1\"") && junit.contains("failures=\"1\""), "{junit}");
     assert!(junit.contains("<failure") && junit.contains("ampere_bf16_gemm"), "{junit}");
@@ -201,6 +203,7 @@ tolerance = {{ percent = 8, reason = "the prediction may move by a few percent b
     assert_eq!(drift["model"]["part"]["part"], "compute");
     assert_eq!(drift["model"]["inputs"], serde_json::json!(["accelerator h100-sxm"]));
     let (_, text) = check(folder, &["--hw-models", &hardware]);
+    let text = text.replace("\n  ", " ");
     assert!(text.contains("The model drifted, not the machine"), "{text}");
     assert!(text.contains("changed inputs: accelerator h100-sxm"), "{text}");
 }
@@ -303,4 +306,39 @@ fn what_is_wrong_is_said_with_its_place() {
     assert_eq!(code, 3);
     assert!(message.contains("did you mean step of the nightly run"), "{message}");
     assert_eq!(check(with_checks("").path(), &[]).0, 3);
+}
+
+/// Copies the two small ranks of the repository.
+fn copy_ranks(to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(repository("tests/data/trace")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn the_three_commands_of_the_readme_do_what_it_says() {
+    let readme = std::fs::read_to_string(repository("README.md")).unwrap();
+    let section = readme.split("## From a trace folder to a CI check").nth(1).unwrap();
+    let block = |kind: &str| {
+        let after = section.split(&format!("```{kind}\n")).nth(1).unwrap();
+        after.split("```").next().unwrap().to_owned()
+    };
+    let folder = with_checks(&block("toml"));
+    let folder = folder.path();
+    copy_ranks(&folder.join("profiler_output"));
+    copy_ranks(&folder.join("tonight"));
+    let row = block("text").lines().nth(2).unwrap().trim_end().to_owned();
+    let mut printed = Vec::new();
+    for line in block("sh").lines() {
+        let command = line.split('#').next().unwrap();
+        let words: Vec<&str> = command.split_whitespace().collect();
+        assert_eq!(words[0], "trainyard");
+        let output = trainyard().args(&words[1..]).current_dir(folder).assert().success();
+        printed.push(String::from_utf8(output.get_output().stdout.clone()).unwrap());
+    }
+    assert_eq!(printed.len(), 3);
+    assert!(printed[1].lines().any(|line| line.trim_end() == row), "{}", printed[1]);
+    assert!(folder.join("check.xml").exists());
 }

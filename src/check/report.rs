@@ -10,10 +10,13 @@ use super::drift::{Cause, Drift, Moved, MovedPart};
 use super::file::{Metric, Statistic};
 use super::side::Side;
 use crate::error::{Error, Result};
+use crate::report::wrapped;
 use crate::units::{Seconds, human_time, si, significant};
 
 /// Layout version of the machine output.
 pub const CHECK_SCHEMA: &str = "trainyard.check/1";
+/// Columns of text for people.
+const WIDTH: usize = 96;
 /// Annotations that are written at most; GitHub shows no more of a step.
 const MOST_ANNOTATIONS: usize = 10;
 
@@ -257,11 +260,12 @@ pub fn report_text(report: &Report) -> String {
     let mut text = format!("{table}\n");
     for check in &report.checks {
         let _ = writeln!(text, "\n{}: {}", check.name, verdict(check));
-        for note in check.notes() {
-            let _ = writeln!(text, "  {note}");
+        let allowed = format!("allowed: {} because {}", check.allowed(), check.reason);
+        for line in check.notes().into_iter().chain([allowed, check.drift_text()]) {
+            for line in wrapped(&line, WIDTH) {
+                let _ = writeln!(text, "  {line}");
+            }
         }
-        let _ = writeln!(text, "  allowed: {} because {}", check.allowed(), check.reason);
-        let _ = writeln!(text, "  {}", check.drift_text());
     }
     let _ = writeln!(text, "\n{}", report.summary());
     text
