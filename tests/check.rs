@@ -301,7 +301,7 @@ fn what_is_wrong_is_said_with_its_place() {
     let folder = with_checks(CHECKS);
     let (code, message) = check(folder.path(), &[]);
     assert_eq!(code, 3);
-    assert!(message.contains("reference"), "{message}");
+    assert!(message.contains("CHECKS.toml:5:11: check[0].predicted.replay"), "{message}");
     let (code, message) = check(folder.path(), &["--only", "step of the nightly"]);
     assert_eq!(code, 3);
     assert!(message.contains("did you mean step of the nightly run"), "{message}");
@@ -341,4 +341,33 @@ fn the_three_commands_of_the_readme_do_what_it_says() {
     assert_eq!(printed.len(), 3);
     assert!(printed[1].lines().any(|line| line.trim_end() == row), "{}", printed[1]);
     assert!(folder.join("check.xml").exists());
+}
+
+#[test]
+fn memory_and_mfu_are_held_to_a_scenario() {
+    let scenario = repository("scenarios/quickstart.toml").display().to_string();
+    let entry = |metric: &str, figure: &str| {
+        format!(
+            r#"
+[[check]]
+name = "{metric}"
+metric = "{metric}"
+measured = {{ figure = {figure}, source = "made up for this test, next to the prediction" }}
+predicted = {{ scenario = "{scenario}" }}
+tolerance = {{ percent = 5, reason = "the prediction may move between versions" }}
+"#
+        )
+    };
+    // The golden result of this scenario has 35.6 GiB and 41.1 %.
+    let folder = with_checks(&[entry("memory_peak", "38.2e9"), entry("mfu", "0.5")].concat());
+    let (code, value) = check_json(folder.path(), &["--only", "memory_peak"]);
+    assert_eq!(code, 0, "{value}");
+    let parts = value["checks"][0]["predicted"]["parts"]["total"].as_object().unwrap();
+    let sum: f64 = parts.values().map(|bytes| bytes.as_f64().unwrap()).sum();
+    let peak = value["checks"][0]["predicted"]["value"].as_f64().unwrap();
+    assert!((sum / peak - 1.0).abs() < 1e-9, "{parts:?}");
+    let (code, text) = check(folder.path(), &[]);
+    assert_eq!(code, 4);
+    assert!(text.contains("1 of 2 checks failed"), "{text}");
+    assert!(text.contains("50.00 %") && text.contains("35.58 GiB"), "{text}");
 }

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 use support::{repository, trainyard};
-use trainyard::timeline::{Chrome, Trace, TrackDescriptor, event_type};
+use trainyard::timeline::{
+    Chrome, Lane, Perfetto, Process, Sink, Slice, Trace, TrackDescriptor, event_type,
+};
 use trainyard::trace::analysis::inspect;
 use trainyard::trace::format;
 use trainyard::trace::import::import;
@@ -377,4 +379,63 @@ fn a_job_of_operations_is_a_timeline_too() {
         assert_eq!(steps.len(), 8);
         assert!(decoded.slices > 8 * 32);
     }
+}
+
+/// Slices as a Perfetto reader sees them: start and end of each, by lane.
+fn slices_of(bytes: &[u8]) -> Vec<(i64, i64)> {
+    let mut open: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    let mut found = Vec::new();
+    for packet in Trace::decode(bytes).unwrap().packet {
+        let Some(event) = packet.track_event else { continue };
+        let (track, at) = (event.track_uuid.unwrap(), packet.timestamp.unwrap());
+        let stack = open.entry(track).or_default();
+        if event.r#type == Some(event_type::SLICE_BEGIN) {
+            stack.push(at);
+        } else {
+            found.push((stack.pop().unwrap() as i64, at as i64));
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+proptest::proptest! {
+    #[test]
+    fn slices_that_overlap_in_any_way_keep_their_times(
+        spans in proptest::collection::vec((0_i64..200, 0_i64..60), 0..60),
+    ) {
+        let mut spans: Vec<(i64, i64)> =
+            spans.into_iter().map(|(start, length)| (start, start + length)).collect();
+        spans.sort_by_key(|(start, end)| (*start, std::cmp::Reverse(*end)));
+        let mut bytes = Vec::new();
+        let mut sink = Perfetto::new(&mut bytes);
+        sink.process(&Process::default()).unwrap();
+        sink.lane(&Lane { id: 7, name: "stream", order: 0 }).unwrap();
+        for (start_ns, end_ns) in spans.iter().copied() {
+            let (name, category) = ("kernel", "kernel");
+            let (args, flows): (&[_], &[_]) = (&[], &[]);
+            let slice = Slice { name, category, class: None, start_ns, end_ns, args, flows };
+            sink.slice(&slice).unwrap();
+        }
+        sink.finish().unwrap();
+        let decoded = decode(&bytes);
+        proptest::prop_assert_eq!(decoded.slices, spans.len());
+        spans.sort_unstable();
+        proptest::prop_assert_eq!(slices_of(&bytes), spans);
+    }
+}
+
+#[test]
+fn a_list_of_ranks_that_makes_no_sense_is_no_panic() {
+    let kernel = r#"{"ph":"X","cat":"kernel","name":"k","pid":3,"tid":7,"ts":1.5,"dur":2.0}"#;
+    for list in ["1", "[]", "[1]", r#"[{"pid":"x"}]"#, r#"[{"pid":3},{"pid":3},{"pid":4}]"#] {
+        let text = format!(r#"{{"trainyardRanks":{list},"traceEvents":[{kernel}]}}"#);
+        let ranks = trainyard::trace::import::read_bytes(text.as_bytes(), "x.json").unwrap();
+        assert_eq!(ranks.iter().map(|rank| rank.events.len()).sum::<usize>(), 1, "{list}");
+    }
+    // Events of no listed rank are counted, not lost.
+    let other = kernel.replace("\"pid\":3", "\"pid\":5");
+    let text = format!(r#"{{"trainyardRanks":[{{"pid":3}}],"traceEvents":[{kernel},{other}]}}"#);
+    let ranks = trainyard::trace::import::read_bytes(text.as_bytes(), "x.json").unwrap();
+    assert_eq!(ranks[0].header.losses.unusable_count(), 1);
 }

@@ -85,7 +85,9 @@ fn json(origin: &str, bytes: &[u8], columns: &[&str]) -> Result<Series> {
     let mut series = Series::default();
     let mut stream = serde_json::Deserializer::from_slice(bytes).into_iter::<serde_json::Value>();
     loop {
-        let line = bytes[..stream.byte_offset()].iter().filter(|b| **b == b'\n').count() + 1;
+        let rest = &bytes[stream.byte_offset()..];
+        let begin = bytes.len() - rest.trim_ascii_start().len();
+        let line = bytes[..begin].iter().filter(|b| **b == b'\n').count() + 1;
         let items = match stream.next() {
             None => return Ok(series),
             Some(Ok(serde_json::Value::Array(items))) => items,

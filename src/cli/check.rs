@@ -77,7 +77,7 @@ pub fn run(args: &CheckArgs, context: &Context, out: &mut dyn Write) -> Result<(
         let entry = known.as_ref().and_then(|known| known.checks.get(&check.name));
         let outcome = loader
             .evaluate(check, context, entry, file.drift_percent)
-            .map_err(|error| placed(&document, i, error))?;
+            .map_err(|(key, error)| placed(&document, &format!("check[{i}].{key}"), error))?;
         let line = document.position(&format!("check[{i}]")).map(|(line, _)| line);
         outcomes.push(Outcome { line, ..outcome });
     }
@@ -111,13 +111,30 @@ pub fn run(args: &CheckArgs, context: &Context, out: &mut dyn Write) -> Result<(
     Ok(())
 }
 
-/// An error of a check, with the place of the check.
-fn placed(document: &Document, index: usize, error: Error) -> Error {
-    match error {
-        // These have a place of their own, or are not about the check.
-        Error::Input(_) | Error::Internal(_) => error,
-        error => document.error_at(&format!("check[{index}]"), &error.to_string(), None),
+/// An error of a check, at the key that leads to it.
+fn placed(document: &Document, key: &str, error: Error) -> Error {
+    match &error {
+        Error::Internal(_) => error,
+        // A scenario or table with a place of its own.
+        Error::Input(input) if input.position.is_some() || input.origin.starts_with("--set") => {
+            error
+        }
+        _ => {
+            let text = error.to_string();
+            let (message, hint) = match text.split_once("\n  help: ") {
+                Some((message, hint)) => (message, Some(hint.to_owned())),
+                None => (text.as_str(), None),
+            };
+            document.error_at(key, message, hint)
+        }
     }
+}
+
+/// A key of a check, and what is wrong with it.
+type Wrong = (&'static str, Error);
+
+fn at<T>(key: &'static str, result: Result<T>) -> Result<T, Wrong> {
+    result.map_err(|error| (key, error))
 }
 
 fn read_baseline(path: &Path, required: bool) -> Result<Option<Baseline>> {
@@ -181,10 +198,13 @@ impl Loader {
         context: &Context,
         baseline: Option<&BaselineEntry>,
         drift_percent: f64,
-    ) -> Result<Outcome> {
+    ) -> Result<Outcome, Wrong> {
         let (metric, statistic, warm_up) = (check.metric, check.statistic, check.warm_up);
         let simulated = match &check.predicted.scenario {
-            Some(path) => Some((path, self.simulate(path, &check.predicted.set, context)?)),
+            Some(path) => {
+                let result = self.simulate(path, &check.predicted.set, context);
+                Some((path, at("predicted.scenario", result)?))
+            }
             None => None,
         };
         let (replay, earlier) = (&check.predicted.replay, &check.predicted.trace);
@@ -195,37 +215,46 @@ impl Loader {
                 predicted_scenario(&origin, result, metric)
             }
             (None, None, Some(path)) => {
-                let traces = self.trace(path)?;
                 let origin = format!("trace {}", path.display());
-                predicted_trace(&origin, one(&traces, path)?, statistic, warm_up)?
+                let side = self.trace(path).and_then(|traces| {
+                    predicted_trace(&origin, one(&traces, path)?, statistic, warm_up)
+                });
+                at("predicted.trace", side)?
             }
             (None, Some(path), _) => {
                 let scale = &check.predicted.scale;
                 let scales = scale.iter().map(|(name, by)| format!(" with {name} times {by}"));
                 let origin = format!("replay of {}{}", path.display(), scales.collect::<String>());
-                let traces = self.trace(path)?;
-                predicted_replay(&origin, one(&traces, path)?, scale, statistic, warm_up)?
+                let side = self.trace(path).and_then(|traces| {
+                    predicted_replay(&origin, one(&traces, path)?, scale, statistic, warm_up)
+                });
+                at("predicted.replay", side)?
             }
             // `ChecksFile::of` has checked that there is one.
             (None, None, None) => {
-                return Err(Error::Internal("a check without a prediction".into()));
+                return Err(("predicted", Error::Internal("a check without one".into())));
             }
         };
         let known = simulated.as_ref().map(|(_, result)| result);
         let source = &check.measured;
         let measured = if let Some(path) = &source.trace {
             let origin = format!("trace {}", path.display());
-            let traces = self.trace(path)?;
-            measured_trace(&origin, one(&traces, path)?, metric, statistic, warm_up, known)?
+            let side = self.trace(path).and_then(|traces| {
+                measured_trace(&origin, one(&traces, path)?, metric, statistic, warm_up, known)
+            });
+            at("measured.trace", side)?
         } else if let Some(path) = &source.series {
             let full = self.folder.join(path);
             let mut columns = vec![source.column.as_deref().unwrap_or(metric.column())];
             if source.column.is_none() && metric != Metric::MemoryPeak && known.is_some() {
                 columns.push(Metric::StepTime.column());
             }
-            let series = parse_series(&full.display().to_string(), &read_table(&full)?, &columns)?;
-            let origin = format!("column {} of {}", series.column, path.display());
-            measured_series(&origin, &series, metric, statistic, warm_up, known)?
+            let side = read_table(&full).and_then(|bytes| {
+                let series = parse_series(&full.display().to_string(), &bytes, &columns)?;
+                let origin = format!("column {} of {}", series.column, path.display());
+                measured_series(&origin, &series, metric, statistic, warm_up, known)
+            });
+            at("measured.series", side)?
         } else {
             let text = source.source.as_deref().unwrap_or_default();
             measured_figure(source.figure.unwrap_or_default(), text)

@@ -1,80 +1,30 @@
 //! Recorded ranks as a timeline: host threads and device streams as lanes, launches and collectives
 //! as arrows, what is known of each event as its arguments.
 
+mod about;
+mod selection;
+
+pub use selection::{Selection, ranks_of};
+
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::ops::RangeInclusive;
 
-use serde_json::{Map, Value as Json, json};
+use serde_json::Value as Json;
 
+use self::about::process;
+use self::selection::{check_steps, steps};
 use super::align::{common_ns, match_collectives};
 use super::collectives::{self, operation};
 use super::header::{RankHeader, StepWindow};
 use super::launches::{Launches, window_at};
 use super::model::{Event, Kind, RankTrace};
-use crate::error::{Error, Result, nearest_names};
+use crate::error::{Error, Result};
 use crate::timeline::{Arg, End, Flow, Lane, Process, Sink, Slice, Value};
 
 /// Device streams are numbered from here in Chrome JSON, behind the host's threads. What a stream
 /// is really called stands in its events.
 const FIRST_STREAM: i64 = 1 << 40;
-
-/// What of a timeline is wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// Ranks; all where empty.
-    pub ranks: Vec<RangeInclusive<u32>>,
-    /// Only what touches this time, ns from the start of the earliest rank.
-    pub time: Option<(i64, i64)>,
-    /// Only these steps, by name, and what lies between them.
-    pub steps: Option<(String, String)>,
-}
-
-impl Selection {
-    /// Whether a rank is wanted.
-    #[must_use]
-    pub fn has_rank(&self, rank: u32) -> bool {
-        self.ranks.is_empty() || self.ranks.iter().any(|range| range.contains(&rank))
-    }
-
-    /// Checks that every rank asked for exists.
-    ///
-    /// # Errors
-    /// One does not; the message has those that do.
-    pub fn check_ranks(&self, known: &[u32]) -> Result<()> {
-        for range in &self.ranks {
-            if !known.iter().any(|rank| range.contains(rank)) {
-                let (first, last) = (known.iter().min(), known.iter().max());
-                return Err(Error::Missing(format!(
-                    "no rank in {}-{}: there are {} ranks, {} to {}",
-                    range.start(),
-                    range.end(),
-                    known.len(),
-                    first.unwrap_or(&0),
-                    last.unwrap_or(&0),
-                )));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Reads `0-3,8` as ranges.
-///
-/// # Errors
-/// A part is no number and no range; the text says which.
-pub fn ranks_of(text: &str) -> Result<Vec<RangeInclusive<u32>>, String> {
-    let number = |text: &str| text.trim().parse::<u32>().ok();
-    let part = |part: &str| {
-        let range = match part.split_once('-') {
-            Some((first, last)) => number(first).zip(number(last)).map(|(a, b)| a..=b),
-            None => number(part).map(|n| n..=n),
-        };
-        range.filter(|r| !r.is_empty()).ok_or(format!("`{part}` is no rank and no range like 0-3"))
-    };
-    text.split(',').map(part).collect()
-}
 
 /// What is known of a rank's events beyond the recording: classes, shapes, names of lanes.
 pub trait Details {
@@ -151,15 +101,6 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// The windows of the wanted steps.
-fn steps<'w>(windows: &'w [StepWindow], selection: &Selection) -> Option<&'w [StepWindow]> {
-    let (first, last) = selection.steps.as_ref()?;
-    let from = windows.iter().position(|window| window.name == *first);
-    let to = windows.iter().rposition(|window| window.name == *last);
-    // A rank that did not record the step has nothing to show of it.
-    Some(from.zip(to).and_then(|(from, to)| windows.get(from..=to)).unwrap_or(&[]))
-}
-
 /// Writes ranks that ran together.
 ///
 /// # Errors
@@ -178,28 +119,6 @@ pub fn write(ranks: &[RankTrace], selection: &Selection, sink: &mut dyn Sink) ->
         writer.rank(rank, &arrows[position], None).map_err(failed)?;
     }
     writer.finish().map_err(failed)
-}
-
-fn check_steps(ranks: &[RankTrace], selection: &Selection) -> Result<()> {
-    let Some((first, last)) = &selection.steps else { return Ok(()) };
-    let names: BTreeSet<&str> =
-        ranks.iter().flat_map(|r| &r.header.windows).map(|window| window.name.as_str()).collect();
-    for name in [first, last] {
-        if !names.contains(name.as_str()) {
-            let nearest = nearest_names(name, names.iter().copied());
-            let some: Vec<&str> = names.iter().copied().take(8).collect();
-            return Err(Error::UnknownName {
-                what: "step",
-                name: name.clone(),
-                nearest: if nearest.is_empty() {
-                    some.into_iter().map(Into::into).collect()
-                } else {
-                    nearest
-                },
-            });
-        }
-    }
-    Ok(())
 }
 
 /// Arrows of the collectives that at least two of the wanted ranks took part in, by position.
@@ -223,71 +142,6 @@ fn meetings(ranks: &[RankTrace], wanted: &[bool]) -> Vec<Arrows> {
         }
     }
     arrows
-}
-
-/// What the PyTorch profiler's file says about a rank.
-fn process(header: &RankHeader) -> Process {
-    let mut about = Map::new();
-    let devices: Vec<Json> = header.identity.devices.iter().map(device).collect();
-    if !devices.is_empty() {
-        about.insert("deviceProperties".into(), devices.into());
-    }
-    let mut info = Map::new();
-    info.insert("rank".into(), header.rank.into());
-    if let Some(size) = header.world_size {
-        info.insert("world_size".into(), size.into());
-    }
-    if let Some(backend) = &header.identity.backend {
-        info.insert("backend".into(), backend.as_str().into());
-    }
-    let groups: Vec<Json> = header
-        .groups
-        .iter()
-        .map(|group| {
-            json!({"pg_name": group.name, "pg_desc": group.description, "pg_size": group.size,
-                   "ranks": group.ranks})
-        })
-        .collect();
-    info.insert("pg_config".into(), groups.into());
-    for version in &header.identity.software {
-        if version.name == "nccl" {
-            info.insert("nccl_version".into(), version.version.as_str().into());
-        } else if let Some(key) = version_key(&version.name) {
-            about.insert(key.into(), version.version.as_str().into());
-        }
-    }
-    about.insert("distributedInfo".into(), info.into());
-    Process { rank: header.rank, name: format!("rank {}", header.rank), about }
-}
-
-/// What the profiler calls a version.
-fn version_key(name: &str) -> Option<&'static str> {
-    Some(match name {
-        "cuda_runtime" => "cuda_runtime_version",
-        "cuda_driver" => "cuda_driver_version",
-        "cupti" => "cupti_version",
-        "hip_runtime" => "hip_runtime_version",
-        "hip_driver" => "hip_driver_version",
-        "roctracer" => "roctracer_version",
-        _ => return None,
-    })
-}
-
-fn device(device: &super::header::Device) -> Json {
-    let mut value = json!({"id": device.id, "name": device.name});
-    if let Some(bytes) = device.memory_bytes {
-        value["totalGlobalMem"] = bytes.into();
-    }
-    if let Some((major, minor)) = device.compute.as_deref().and_then(|text| text.split_once('.'))
-        && let (Ok(major), Ok(minor)) = (major.parse::<i64>(), minor.parse::<i64>())
-    {
-        value["computeMajor"] = major.into();
-        value["computeMinor"] = minor.into();
-    }
-    if let Some(count) = device.multiprocessors {
-        value["numSms"] = count.into();
-    }
-    value
 }
 
 /// Host threads above device streams above synchronisation records.
@@ -651,14 +505,6 @@ fn sums(rates: Vec<(i64, i64, f64)>) -> Vec<(i64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranks_are_read_as_ranges() {
-        assert_eq!(ranks_of("0-3,8").unwrap(), [0..=3, 8..=8]);
-        for bad in ["", "a", "3-1", "1-", "-1"] {
-            assert!(ranks_of(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn rates_that_overlap_add_up() {
