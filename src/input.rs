@@ -189,20 +189,23 @@ impl Document {
             error.origin = format!("--set (over {})", self.origin);
             return error.into();
         }
+        if let Some(position) = self.position(key) {
+            error.position = Some(position);
+            error.line_text = Some(line_text(&self.text, position.0));
+        }
+        error.into()
+    }
+
+    /// One-based line and column of a key, or of the nearest enclosing one that stands in the text.
+    #[must_use]
+    pub fn position(&self, key: &str) -> Option<(usize, usize)> {
         let mut probe = key;
         loop {
             if let Some(span) = self.spans.get(probe) {
-                let position = line_column(&self.text, span.start);
-                error.position = Some(position);
-                error.line_text = Some(line_text(&self.text, position.0));
-                break;
+                return Some(line_column(&self.text, span.start));
             }
-            match probe.rfind(['.', '[']) {
-                Some(cut) => probe = &probe[..cut],
-                None => break,
-            }
+            probe = &probe[..probe.rfind(['.', '['])?];
         }
-        error.into()
     }
 
     /// Turns a serde message at a path into a message for people.

@@ -1,6 +1,7 @@
 //! Trainyard: a hardware-aware, trace-driven simulator and digital twin of LLM training clusters.
 pub mod account;
 pub mod calibrate;
+pub mod check;
 pub mod cli;
 pub mod disturbance;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod program;
 pub mod replay;
 pub mod report;
 pub mod scenario;
+pub mod timeline;
 pub mod timing;
 pub mod trace;
 pub mod units;

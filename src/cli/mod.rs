@@ -4,6 +4,7 @@
 //! option names are stable, text for people is not.
 
 mod accuracy;
+mod check;
 mod collectives;
 mod completions;
 mod explain;
@@ -12,6 +13,7 @@ mod kernels;
 mod run;
 mod schema;
 mod stack;
+mod timeline;
 mod topo;
 mod trace;
 mod trace_replay;
@@ -54,6 +56,8 @@ enum Command {
     Trace(trace::TraceCommand),
     /// Compare predictions with published measurements.
     Validate(validate::ValidateArgs),
+    /// Check measured runs against predictions, and say what moved.
+    Check(check::CheckArgs),
     /// Networks between and inside nodes: what they are made of, and drawings.
     #[command(subcommand)]
     Topo(TopoCommand),
@@ -133,6 +137,7 @@ pub fn main() -> ExitCode {
         Command::Hw(args) => hw::run(&args, &context, &mut out),
         Command::Trace(command) => command.run(&mut out),
         Command::Validate(args) => validate::run_validate(&args, &context, &mut out),
+        Command::Check(args) => check::run(&args, &context, &mut out),
         Command::Topo(TopoCommand::List) => topo::list(&mut out),
         Command::Topo(TopoCommand::Show(args)) => {
             context.catalogue().and_then(|catalogue| topo::show(&args, &catalogue, &mut out))

@@ -7,11 +7,13 @@ use clap::Args;
 
 use crate::error::{Error, Result};
 use crate::input::Document;
-use crate::outcome::{Engine, Options, simulate};
+use crate::outcome::{Engine, Options, simulate, simulate_observed, write_timeline};
 use crate::report;
 use crate::scenario::resolve;
+use crate::trace::timeline::Selection;
 use crate::units::significant;
 
+use super::timeline::{RankList, format_of, rank_list, write_timeline_file};
 use super::{Context, Format, stdout_error, write_file, write_json};
 
 /// Options of `trainyard run`.
@@ -44,6 +46,13 @@ pub struct RunArgs {
     /// Reports every collective call, and how busy the links between nodes are.
     #[arg(long)]
     network: bool,
+    /// Also writes the step as a timeline for trace viewers: *.pftrace (ui.perfetto.dev) or *.json
+    /// (Chrome), either with .gz behind it.
+    #[arg(long, value_name = "FILE")]
+    timeline: Option<PathBuf>,
+    /// Ranks of the timeline, such as 0-3,8; without it, the first rank of every pipeline stage.
+    #[arg(long, value_name = "RANKS", value_parser = rank_list, requires = "timeline")]
+    timeline_ranks: Option<RankList>,
     /// Reports CPU time and memory of the simulation itself.
     #[arg(long)]
     stats: bool,
@@ -76,7 +85,22 @@ pub fn run(args: &RunArgs, context: &Context, out: &mut dyn Write) -> Result<()>
         network: args.network,
         stats: args.stats,
     };
-    let mut result = simulate(&setup, &catalogue, options)?;
+    let mut result = match &args.timeline {
+        None => simulate(&setup, &catalogue, options)?,
+        Some(path) => {
+            let format = format_of(path, None)?;
+            let selection = Selection {
+                ranks: args.timeline_ranks.clone().map(|list| list.0).unwrap_or_default(),
+                ..Selection::default()
+            };
+            simulate_observed(&setup, &catalogue, options, &mut |sweep| {
+                write_timeline_file(path, format, |sink| {
+                    write_timeline(&setup, sweep, &selection, sink).map(drop)
+                })
+                .map(drop)
+            })?
+        }
+    };
     if args.stats {
         result.simulation.cpu_seconds = Some(cpu.elapsed().as_secs_f64());
         result.simulation.peak_bytes = peak_memory();

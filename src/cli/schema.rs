@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::Args;
 use schemars::Schema;
 
+use crate::check::ChecksFile;
 use crate::error::{Error, Result};
 use crate::hardware::{Accelerator, Fabric, Grid, Node, PriceSheet, Stack};
 use crate::outcome::RunResult;
@@ -20,6 +21,8 @@ pub enum SchemaName {
     Scenario,
     /// Result of `trainyard run --format json`.
     Result,
+    /// Files of `trainyard check`.
+    Checks,
     /// hw-models/accelerators.
     Accelerator,
     /// hw-models/nodes.
@@ -50,6 +53,7 @@ pub fn schema_of(name: SchemaName) -> Schema {
     match name {
         SchemaName::Scenario => schemars::schema_for!(Scenario),
         SchemaName::Result => schemars::schema_for!(RunResult),
+        SchemaName::Checks => schemars::schema_for!(ChecksFile),
         SchemaName::Accelerator => schemars::schema_for!(Accelerator),
         SchemaName::Node => schemars::schema_for!(Node),
         SchemaName::Fabric => schemars::schema_for!(Fabric),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 
+use super::timeline::{ExportArgs, export};
 use crate::error::{Error, Result};
 use crate::outcome::{WhatIf, replay_changed};
 use crate::trace::analysis::inspect;
@@ -60,6 +61,11 @@ pub enum TraceCommand {
         #[arg(long)]
         strict: bool,
     },
+    /// Write a timeline for trace viewers: Perfetto or Chrome JSON.
+    ///
+    /// Lanes are host threads and device streams; launches and collectives are arrows; times are
+    /// exact. `trace import` reads the Chrome JSON back.
+    Export(ExportArgs),
     /// Say where the time went.
     ///
     /// Per rank and step: compute, communication and how much of it is exposed, memory operations,
@@ -152,6 +158,7 @@ impl TraceCommand {
                     }
                 }
             }
+            Self::Export(args) => export(args, out),
             Self::Inspect { paths, format, html, top, strict } => {
                 let imported = import(&paths, strict)?;
                 let report = inspect(&imported.traces);

@@ -6,8 +6,10 @@ mod durations;
 mod explain;
 mod network;
 mod recorded;
+mod replayed;
 mod result;
 mod steps;
+mod timeline;
 mod uncertainty;
 
 pub use demands::demands_of;
@@ -17,10 +19,12 @@ pub use network::{Meetings, sites_of};
 pub use recorded::{
     RankReplay, RecordedReplay, WhatIf, recorded_durations, replay_changed, replay_recorded,
 };
+pub use replayed::replayed_ranks;
 pub use result::*;
 pub use steps::{
     Factor, HalfPrediction, StepReplay, Stragglers, predict_second_half, replay_steps, stragglers,
 };
+pub use timeline::{first_ranks, write_timeline};
 pub use uncertainty::{NINETY, Ratio, Uncertainty, Verdict, compare, uncertainty};
 
 use std::collections::BTreeMap;
@@ -30,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::hardware::{Catalogue, Kind, for_each_figure};
 use crate::plan::Recompute;
 use crate::program::Program;
-use crate::replay::{self, Category, Lumping, Outcome};
+use crate::replay::{self, Category, Lumping, Outcome, Sweep};
 use crate::scenario::Setup;
 use crate::timing::Roofline;
 use crate::units::{Seconds, significant};
@@ -102,6 +106,19 @@ pub fn program_of(setup: &Setup<'_>) -> Program {
 /// # Errors
 /// The accelerator lacks a figure that the scenario needs, or the program is malformed (a defect).
 pub fn simulate(setup: &Setup<'_>, catalogue: &Catalogue, options: Options) -> Result<RunResult> {
+    simulate_observed(setup, catalogue, options, &mut |_| Ok(()))
+}
+
+/// Simulates as [`simulate`] does, and shows the times of every operation to `observe`.
+///
+/// # Errors
+/// As [`simulate`], and what `observe` says.
+pub fn simulate_observed(
+    setup: &Setup<'_>,
+    catalogue: &Catalogue,
+    options: Options,
+    observe: &mut dyn FnMut(&Sweep<'_>) -> Result<()>,
+) -> Result<RunResult> {
     let layer = layer_context(setup);
     let program = lower(&setup.model, &setup.plan, &layer, &setup.recipe);
     debug_assert!(program.check().is_ok(), "{:?}", program.check());
@@ -111,14 +128,13 @@ pub fn simulate(setup: &Setup<'_>, catalogue: &Catalogue, options: Options) -> R
     } else {
         Lumping::coarsest(&program, &timed.durations)
     };
-    let outcome = if options.frozen_rates {
-        match options.engine {
-            Engine::Sweep => replay::sweep(&program, &timed.durations, &lumping)?,
-        }
-    } else {
-        let demands = demands_of(setup, &program, &timed.meetings);
-        replay::sweep_coupled(&program, &timed.durations, &lumping, &demands)?.0
+    let coupled = !options.frozen_rates;
+    let demands = coupled.then(|| demands_of(setup, &program, &timed.meetings));
+    let sweep = match options.engine {
+        Engine::Sweep => replay::replay(&program, &timed.durations, &lumping, demands.as_ref())?,
     };
+    observe(&sweep)?;
+    let outcome = sweep.outcome();
     if outcome.step.0 <= 0 {
         return Err(Error::Internal("the step takes no time".into()));
     }

@@ -256,7 +256,7 @@ fn span(times: impl Iterator<Item = (i64, i64)>) -> i64 {
 }
 
 /// Durations under a what-if.
-fn scaled(program: &Program, durations: &Durations, what_if: &WhatIf) -> Durations {
+pub(super) fn scaled(program: &Program, durations: &Durations, what_if: &WhatIf) -> Durations {
     let mut changed = durations.clone();
     let by = |time: &mut Nanos, factor: f64| {
         time.0 = ((time.0 as f64 * factor).round() as i64).max(0);

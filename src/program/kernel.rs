@@ -185,6 +185,25 @@ pub enum KernelClass {
     Other,
 }
 
+impl KernelClass {
+    /// Name in machine output.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gemm => "gemm",
+            Self::Attention => "attention",
+            Self::Norm => "norm",
+            Self::Elementwise => "elementwise",
+            Self::Embedding => "embedding",
+            Self::Loss => "loss",
+            Self::Routing => "routing",
+            Self::Cast => "cast",
+            Self::Optimizer => "optimizer",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// A kernel: name, purpose and work.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {

@@ -128,6 +128,26 @@ pub fn sweep_coupled(
     Ok((finished(&sweep, program)?, iterations))
 }
 
+/// Replays one step and keeps the times of every operation; with `demands`, operations that overlap
+/// slow each other down.
+///
+/// # Errors
+/// As for [`sweep`].
+pub fn replay<'a>(
+    program: &'a Program,
+    durations: &'a Durations,
+    lumping: &'a Lumping,
+    demands: Option<&Demands>,
+) -> Result<Sweep<'a>> {
+    countable(program, durations)?;
+    let sweep = match demands {
+        None => Sweep::run(program, durations, lumping)?,
+        Some(demands) => settle(program, durations, lumping, demands)?.0,
+    };
+    sweep.step().0.checked_mul(program.world_size() as i64).ok_or_else(too_long)?;
+    Ok(sweep)
+}
+
 fn too_long() -> Error {
     Error::Unsupported("the step takes longer than can be counted".into())
 }

@@ -372,6 +372,46 @@ impl<'a> Sweep<'a> {
         (Nanos(times.start[i]), Nanos(times.end[i]))
     }
 
+    /// When a rank's host had issued an operation.
+    #[must_use]
+    pub fn issued(&self, rank: u32, op: OpId) -> Nanos {
+        let (t, lane) = self.place(rank);
+        Nanos(self.templates[t].issued[op.index() * self.templates[t].lanes + lane])
+    }
+
+    /// The program that was replayed.
+    #[must_use]
+    pub fn program(&self) -> &'a Program {
+        self.program
+    }
+
+    /// What the host spends on issuing an operation of the device.
+    #[must_use]
+    pub fn issue_time(&self) -> Nanos {
+        self.durations.host.per_operation
+    }
+
+    /// When a rank was ready for an operation; a meeting starts later where others are not.
+    #[must_use]
+    pub fn ready(&self, rank: u32, op: OpId) -> Nanos {
+        let (t, lane) = self.place(rank);
+        let times = &self.templates[t];
+        let end = |i: usize| times.end[i * times.lanes + lane] + self.durations.host.dispatch_gap.0;
+        let launch = self.durations.host.launch_latency.0;
+        let issued = times.issued[op.index() * times.lanes + lane] + launch;
+        let before = times.before[op.index()];
+        let before = (before != u32::MAX).then_some(before as usize);
+        let deps = self.program.templates[t].deps(op).iter().map(|d| d.index());
+        Nanos(before.into_iter().chain(deps).map(end).fold(issued, i64::max))
+    }
+
+    /// Template of a rank, and its lane there.
+    fn place(&self, rank: u32) -> (usize, usize) {
+        let lane = self.lumping.lane_of_rank[rank as usize];
+        let t = self.lumping.template[lane as usize].index();
+        (t, (lane - self.lumping.first_lane[t]) as usize)
+    }
+
     /// Where the time went.
     #[must_use]
     pub fn outcome(&self) -> Outcome {

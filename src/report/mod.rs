@@ -76,7 +76,7 @@ fn time_range(interval: StepInterval) -> String {
 }
 
 /// Words in lines of at most `width` columns.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let full = lines.last().map_or(0, |line| line.chars().count());

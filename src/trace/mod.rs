@@ -12,7 +12,7 @@
 //!   allow-list of what is known about a rank. Nothing else survives an import.
 //! - [`format`](mod@format) writes and reads trace directories, exactly.
 //! - [`launches`] and [`collectives`] say which call launched what, and what communication is.
-//! - [`analysis`] computes, [`view`] draws.
+//! - [`analysis`] computes, [`view`] draws, [`timeline`] writes what other viewers read.
 //!
 //! A replay needs of this module: the events of each rank in order ([`model::RankTrace`]), launch
 //! calls ([`launches::Launches`]), and collectives matched across ranks
@@ -31,4 +31,5 @@ pub mod names;
 pub mod program;
 pub mod redact;
 pub mod steps;
+pub mod timeline;
 pub mod view;

@@ -28,6 +28,9 @@ const AT_ONCE_NS: i64 = 50_000;
 /// Operations that are looked through for what one waited for.
 const LOOK_BACK: usize = 64;
 
+/// Name of a transfer that only a dependency between stages tells of.
+pub(crate) const UNRECORDED_TRANSFER: &str = "transfer that was not recorded";
+
 /// Whether a rank was recorded operation by operation.
 #[must_use]
 pub fn is_operations(rank: &RankTrace) -> bool {
@@ -94,8 +97,8 @@ pub struct Operation {
     /// Whether others take part.
     pub meets: bool,
     with: With,
-    start_ns: i64,
-    end_ns: i64,
+    pub(crate) start_ns: i64,
+    pub(crate) end_ns: i64,
     /// Operations of the rank that had ended, and that nothing else in between waited for.
     after: Vec<usize>,
     /// Meeting it takes part in.
@@ -446,7 +449,7 @@ impl Implicit {
             return this;
         }
         program.calls.push(CollectiveCall {
-            name: "transfer that was not recorded".into(),
+            name: UNRECORDED_TRANSFER.into(),
             collective: Collective::SendRecv,
             bytes: 0,
             messages: 1,

@@ -5,6 +5,7 @@
 //! a hash table or thread. Statements that rest on an inference say so in their documentation.
 
 mod collectives;
+mod components;
 mod critical;
 mod findings;
 mod intervals;
@@ -15,6 +16,7 @@ mod slowest;
 mod windows;
 
 pub use collectives::{CollectiveStats, GroupSizeSource};
+pub use components::{RankComponents, SHORTER, StepComponents, pacing_rank, step_components};
 pub use critical::{CriticalPath, PathPart, PathStep};
 pub use intervals::Intervals;
 pub use kernels::{KernelStats, KernelType};

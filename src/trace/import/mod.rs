@@ -330,7 +330,7 @@ fn read_member(member: source::Member<'_>) -> Result<Vec<RankTrace>, String> {
     let source::Member { format, path, file, reader, .. } = member;
     let file = file.as_str();
     Ok(vec![match format {
-        Format::Kineto => kineto::read(reader, file)?,
+        Format::Kineto => return kineto::read_ranks(reader, file),
         Format::ExecutionTrace => execution::read(reader, file)?,
         Format::ChakraJson => chakra::read_json(reader, file)?,
         Format::ChakraProtobuf => chakra::read_protobuf(reader, file)?,

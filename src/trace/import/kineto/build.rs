@@ -50,6 +50,13 @@ impl Builder {
         }
     }
 
+    /// A builder for another rank of the same file.
+    pub fn beside(&self) -> Self {
+        let mut other = Self::new(&self.trace.header.source.file);
+        other.trace.header.clock.base_unix_ns = self.trace.header.clock.base_unix_ns;
+        other
+    }
+
     /// Takes an event; `at` is its byte offset. False if it was no event at all.
     pub fn event(&mut self, fields: &Fields<'_>, at: u64) -> bool {
         self.last_offset = at;

@@ -37,7 +37,7 @@ pub enum Category {
 }
 
 /// Categories that are left out: how they are called, and why they are not needed.
-pub const LEFT_OUT: [(&str, &str); 14] = [
+pub const LEFT_OUT: [(&str, &str); 15] = [
     ("metadata", "process and thread labels"),
     ("instant", "instant events and memory counters"),
     ("python_function", "Python call stacks"),
@@ -52,6 +52,7 @@ pub const LEFT_OUT: [(&str, &str); 14] = [
     ("privateuse1_driver", "not a CUDA or HIP device"),
     ("cuda_profiler_range", "hardware counters"),
     ("critical_path", "another tool's overlay"),
+    ("meeting", "arrows between the members of a collective, which its metadata give"),
 ];
 /// Position of `metadata` in [`LEFT_OUT`].
 pub const METADATA: usize = 0;
@@ -63,7 +64,9 @@ impl Category {
     /// The category of a name.
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
-        match name {
+        // Chrome's categories are lists; the profiler's own comes first.
+        let end = memchr::memchr(b',', name).unwrap_or(name.len());
+        match &name[..end] {
             b"kernel" | b"Kernel" => Self::Kernel,
             b"cpu_op" | b"Operator" | b"operator" => Self::Op,
             b"cuda_runtime" | b"Runtime" | b"runtime" | b"hip_runtime" => Self::Runtime,

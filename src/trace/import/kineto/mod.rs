@@ -16,7 +16,9 @@ use build::Builder;
 pub(super) use build::rank_in_name;
 use fields::Fields;
 
-use super::json::{Stop, Window, unescape};
+use super::json::{Raw, Stop, Window, unescape};
+use crate::timeline::RANKS_KEY;
+use crate::trace::decimal::integer;
 use crate::trace::model::RankTrace;
 
 /// Name of the format in headers.
@@ -40,17 +42,38 @@ const TAIL_KEYS: [&[u8]; 8] = [
 /// It is not a PyTorch profiler trace, or holds no event that can be used; the text completes
 /// "FILE: ...".
 pub fn read(reader: impl Read, file: &str) -> Result<RankTrace, String> {
-    let mut reading =
-        Reading { window: Window::new(reader), builder: Builder::new(file), events_seen: false };
+    let mut ranks = read_ranks(reader, file)?;
+    Ok(ranks.swap_remove(0))
+}
+
+/// Reads a trace of one rank, or a timeline of several as [`crate::timeline::Chrome`] writes it.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_ranks(reader: impl Read, file: &str) -> Result<Vec<RankTrace>, String> {
+    let mut reading = Reading {
+        window: Window::new(reader),
+        builder: Builder::new(file),
+        further: Vec::new(),
+        processes: Vec::new(),
+        events_seen: false,
+    };
     reading.root()?;
-    let Reading { window, mut builder, events_seen } = reading;
+    let Reading { window, mut builder, further, events_seen, .. } = reading;
     if let Some(failure) = window.failure {
         builder.truncated_because(window_end(&builder), failure);
     }
     if !events_seen {
         return Err("is JSON, but no PyTorch profiler trace: it has no `traceEvents`".into());
     }
-    builder.finish()
+    let several = !further.is_empty();
+    let ranks = std::iter::once(builder).chain(further).map(Builder::finish);
+    let (good, mut bad): (Vec<_>, Vec<_>) = ranks.partition(Result::is_ok);
+    match bad.pop() {
+        // Of several ranks, those of which nothing was written are not there.
+        Some(Err(why)) if !several || good.is_empty() => Err(why),
+        _ => good.into_iter().collect(),
+    }
 }
 
 /// A reader that fails after the last event still ends the file early.
@@ -58,9 +81,16 @@ fn window_end(builder: &Builder) -> u64 {
     builder.last_offset()
 }
 
+/// Most ranks of one file.
+const MOST_RANKS: usize = 4096;
+
 struct Reading<R> {
     window: Window<R>,
     builder: Builder,
+    /// Of the ranks behind the first, where the file has several.
+    further: Vec<Builder>,
+    /// Processes of the ranks, where the file says so: each with its position.
+    processes: Vec<(i64, usize)>,
     events_seen: bool,
 }
 
@@ -119,6 +149,16 @@ impl<R: Read> Reading<R> {
                             self.events();
                             Ok(())
                         }
+                        key if key == RANKS_KEY.as_bytes() => {
+                            let mut value = serde_json::Value::Null;
+                            let scanned = self.window.scan(|cursor| {
+                                value = serde_json::from_slice(cursor.value()?.text)
+                                    .unwrap_or_default();
+                                Ok(())
+                            });
+                            self.several(&value);
+                            scanned
+                        }
                         known if Builder::knows(known) => {
                             let builder = &mut self.builder;
                             match self.window.scan(|cursor| {
@@ -146,6 +186,35 @@ impl<R: Read> Reading<R> {
         }
     }
 
+    /// Takes the list of the ranks that share a file.
+    fn several(&mut self, list: &serde_json::Value) {
+        let ranks = list.as_array().map(Vec::as_slice).unwrap_or_default();
+        for about in ranks.iter().take(MOST_RANKS) {
+            let Some(pid) = about["pid"].as_i64() else { continue };
+            if self.processes.iter().any(|(known, _)| *known == pid) {
+                continue;
+            }
+            let position = self.processes.len();
+            self.processes.push((pid, position));
+            if position > 0 {
+                self.further.push(self.builder.beside());
+            }
+            let builder = match position.checked_sub(1) {
+                None => &mut self.builder,
+                Some(further) => &mut self.further[further],
+            };
+            for (key, value) in about.as_object().into_iter().flatten() {
+                let text = match value.as_str() {
+                    Some(text) => text.to_owned(),
+                    None => value.to_string(),
+                };
+                let raw = Raw { text: text.as_bytes(), ..Raw::default() };
+                builder.metadata(key.as_bytes(), raw);
+            }
+        }
+        self.processes.sort_unstable();
+    }
+
     fn end_early(&mut self) {
         let at = self.window.offset();
         let left = self.window.bytes().len() as u64;
@@ -164,10 +233,24 @@ impl<R: Read> Reading<R> {
             match self.window.peek() {
                 Some(b'{') => {
                     let at = self.window.offset();
-                    let builder = &mut self.builder;
+                    let Self { builder, further, processes, .. } = self;
                     let scanned = self.window.scan(|cursor| {
                         let fields = Fields::parse(cursor)?;
-                        Ok(builder.event(&fields, at))
+                        if processes.is_empty() {
+                            return Ok(builder.event(&fields, at));
+                        }
+                        let pid = integer(fields.pid);
+                        let place = processes.binary_search_by_key(&pid, |(pid, _)| Some(*pid));
+                        match place.map(|place| processes[place].1.checked_sub(1)) {
+                            Ok(None) => Ok(builder.event(&fields, at)),
+                            Ok(Some(rank)) => Ok(further[rank].event(&fields, at)),
+                            // Labels are passed over before their process is known.
+                            Err(_) if fields.pid.is_empty() => Ok(builder.event(&fields, at)),
+                            Err(_) => {
+                                builder.unusable("events of a process that is no rank", at);
+                                Ok(true)
+                            }
+                        }
                     });
                     match scanned {
                         Ok(used) => damaged &= !used,
@@ -235,6 +318,6 @@ impl<R: Read> Reading<R> {
 }
 
 /// The text of a raw value.
-fn text_of(raw: super::json::Raw<'_>) -> String {
+fn text_of(raw: Raw<'_>) -> String {
     if raw.escaped { unescape(raw.text) } else { String::from_utf8_lossy(raw.text).into_owned() }
 }
