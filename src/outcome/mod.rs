@@ -30,10 +30,10 @@ use crate::error::{Error, Result};
 use crate::hardware::{Catalogue, Kind, for_each_figure};
 use crate::plan::Recompute;
 use crate::program::Program;
-use crate::replay::{self, Category, Lumping, Outcome};
+use crate::replay::{self, Category, Iterations, Lumping, Outcome};
 use crate::scenario::Setup;
 use crate::timing::Roofline;
-use crate::units::{Seconds, significant};
+use crate::units::{Nanos, Seconds, significant};
 use crate::workload::{LayerContext, Memory, lower, stage_memory};
 
 /// Engines that can replay a program.
@@ -110,18 +110,21 @@ pub fn simulate(setup: &Setup<'_>, catalogue: &Catalogue, options: Options) -> R
     } else {
         Lumping::coarsest(&program, &timed.durations)
     };
-    let outcome = if options.frozen_rates {
-        match options.engine {
+    let (outcome, iterations) = if options.frozen_rates {
+        let outcome = match options.engine {
             Engine::Sweep => replay::sweep(&program, &timed.durations, &lumping)?,
-        }
+        };
+        (outcome, None)
     } else {
         let demands = demands_of(setup, &program, &timed.meetings);
-        replay::sweep_coupled(&program, &timed.durations, &lumping, &demands)?.0
+        let (outcome, iterations) =
+            replay::sweep_coupled(&program, &timed.durations, &lumping, &demands)?;
+        (outcome, Some(iterations))
     };
     if outcome.step.0 <= 0 {
         return Err(Error::Internal("the step takes no time".into()));
     }
-    assemble(setup, catalogue, options, &program, &timed, &outcome)
+    assemble(setup, catalogue, options, &program, &timed, &outcome, iterations)
 }
 
 fn assemble(
@@ -131,6 +134,7 @@ fn assemble(
     program: &Program,
     timed: &Timed,
     outcome: &Outcome,
+    iterations: Option<Iterations>,
 ) -> Result<RunResult> {
     let scenario = &setup.scenario;
     let devices = f64::from(setup.devices);
@@ -140,6 +144,7 @@ fn assemble(
     let sequence = scenario.training.sequence_length;
     let tokens = f64::from(scenario.training.global_batch) * f64::from(sequence);
     let mut warnings = timed.warnings.clone();
+    warnings.extend(iterations.and_then(|found| unsettled(found, outcome.step)));
 
     // Mean over ranks; each rank's accounts add up to the step, so the mean does.
     let breakdown: BTreeMap<String, f64> = Category::ALL
@@ -287,6 +292,7 @@ fn assemble(
             ranks: program.world_size() as u64,
             operation_instances: program.operation_instances(),
             lanes: options.stats.then_some(outcome.lanes as u64),
+            replays: iterations.filter(|_| options.stats).map(|found| found.replays),
             cpu_seconds: None,
             peak_bytes: None,
         },
@@ -297,6 +303,19 @@ fn assemble(
 }
 
 const GIB: f64 = 1_073_741_824.0;
+
+/// What to say where the rates of operations that overlap found no fixed point.
+fn unsettled(found: Iterations, step: Nanos) -> Option<String> {
+    let change = 100.0 * found.residual.0 as f64 / step.0 as f64;
+    (!found.settled).then(|| {
+        format!(
+            "the rates of what overlaps did not settle: the step still changed by {} % in the last \
+             of {} replays; --frozen-rates leaves them out",
+            significant(change, 2),
+            found.replays
+        )
+    })
+}
 
 /// The stage with the highest peak, and its memory.
 #[must_use]

@@ -320,6 +320,9 @@ pub struct SimulationInfo {
     pub operation_instances: u64,
     /// Lanes evaluated: classes of equal ranks, or ranks; only with `--stats`.
     pub lanes: Option<u64>,
+    /// Times the step was replayed until the rates of what overlaps had settled; only with
+    /// `--stats` and coupled rates.
+    pub replays: Option<u32>,
     /// CPU time in seconds; only with `--stats`.
     pub cpu_seconds: Option<f64>,
     /// Peak memory of the process in bytes; only with `--stats`.

@@ -60,6 +60,8 @@ pub struct Iterations {
     pub replays: u32,
     /// Change of the step in the last of them.
     pub residual: Nanos,
+    /// The step no longer changes by more than a fixed point may.
+    pub settled: bool,
 }
 
 /// Replays at most.
@@ -92,10 +94,12 @@ pub fn settle<'a>(
     let mut sweep = Sweep::run(program, durations, lumping)?;
     let mut replays = 1;
     let mut residual = Nanos::ZERO;
+    let mut settled = false;
     let mut previous: Option<Extra> = None;
-    while replays < MOST_REPLAYS {
+    while replays < MOST_REPLAYS && !settled {
         let mut extra = corrections(&sweep, demands);
         if extra.by_template.iter().flatten().all(|e| *e == 0) {
+            settled = true;
             break;
         }
         if let Some(before) = &previous {
@@ -106,17 +110,16 @@ pub fn settle<'a>(
                 }
             }
         }
-        let next = Sweep::run_with(program, durations, lumping, Some(&extra))?;
+        // The old times are let go before the new ones are there: they are most of the memory.
+        let before = sweep.step();
+        drop(sweep);
+        sweep = Sweep::run_with(program, durations, lumping, Some(&extra))?;
         replays += 1;
-        residual = Nanos((next.step().0 - sweep.step().0).abs());
-        let settled = residual.0 as f64 <= SETTLED * sweep.step().0 as f64;
-        sweep = next;
+        residual = Nanos((sweep.step().0 - before.0).abs());
+        settled = replays > 2 && residual.0 as f64 <= SETTLED * before.0 as f64;
         previous = Some(extra);
-        if settled && replays > 2 {
-            break;
-        }
     }
-    Ok((sweep, Iterations { replays, residual }))
+    Ok((sweep, Iterations { replays, residual, settled }))
 }
 
 /// What every operation takes beyond its nominal duration, from the overlaps of a replay.

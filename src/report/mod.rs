@@ -309,6 +309,9 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
     if let Some(lanes) = simulation.lanes {
         let _ = write!(t, ", {} lanes", grouped(lanes as f64));
     }
+    if let Some(replays) = simulation.replays {
+        let _ = write!(t, ", {replays} replays");
+    }
     if let Some(seconds) = simulation.cpu_seconds {
         let _ = write!(t, ", {} CPU", human_time(Seconds(seconds)));
     }

@@ -121,6 +121,17 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
     if software.dispatch.is_some() && model.moe.is_none() {
         return Err(at("software.dispatch", "has no effect, since the model has no experts", None));
     }
+    let dispatch = software.dispatch.unwrap_or(stack.dispatch);
+    // A preset says how its router was trained; who writes the key expects it to matter.
+    if scenario.model.shape.moe.is_some_and(|moe| moe.node_limit > 0)
+        && dispatch != Dispatch::PerNode
+    {
+        return Err(at(
+            "model.shape.moe.node_limit",
+            "has no effect, since every expert's copy of a token travels by itself",
+            Some("add software.dispatch = \"per_node\", or leave node_limit out".into()),
+        ));
+    }
     let table = &scenario.plan;
     limits::check_work(&scenario, &model, devices)
         .map_err(|(key, message)| at(key, &message, None))?;
@@ -210,7 +221,7 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         gather_bits: table.gather_bits.unwrap_or(if wide { 32 } else { 16 }),
         reduce_bits: table.reduce_bits.filter(|bits| *bits < 16),
         refresh_by_broadcast: stack.broadcast_turn.is_some(),
-        dispatch_per_node: software.dispatch.unwrap_or(stack.dispatch) == Dispatch::PerNode,
+        dispatch_per_node: dispatch == Dispatch::PerNode,
     };
     for (key, bits) in [("gather_bits", table.gather_bits), ("reduce_bits", table.reduce_bits)] {
         if bits.is_some_and(|bits| ![4, 8, 16].contains(&bits)) {
