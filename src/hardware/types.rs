@@ -208,6 +208,8 @@ pub enum Topology {
     FatTree,
     /// Groups of switches, all-to-all between groups.
     Dragonfly,
+    /// Two rail-optimised Clos networks, each with half of the nodes, joined over a wide-area line.
+    TwoSites,
 }
 
 /// The network between nodes.
@@ -241,8 +243,20 @@ pub struct Fabric {
     pub switch: Switch,
     /// Its optics.
     pub transceiver: Transceiver,
+    /// The line between the sites of `two_sites`.
+    pub wan: Option<Line>,
     /// Where its figures come from.
     pub sources: Sources,
+}
+
+/// A wide-area line.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    /// Rate, one direction.
+    pub bandwidth: Figure<BytesPerSecond>,
+    /// From one end to the other.
+    pub latency: Figure<Seconds>,
 }
 
 /// A switch model.

@@ -28,12 +28,13 @@ use std::collections::BTreeMap;
 use crate::account::{self, Activity};
 use crate::error::{Error, Result};
 use crate::hardware::{Catalogue, Kind, for_each_figure};
+use crate::network::topology::materials::count;
 use crate::plan::Recompute;
 use crate::program::Program;
 use crate::replay::{self, Category, Iterations, Lumping, Outcome};
 use crate::scenario::Setup;
 use crate::timing::Roofline;
-use crate::units::{Nanos, Seconds, significant};
+use crate::units::{Nanos, Seconds, Watts, significant};
 use crate::workload::{LayerContext, Memory, lower, stage_memory};
 
 /// Engines that can replay a program.
@@ -183,7 +184,7 @@ fn assemble(
     let energy = account::step_energy(
         setup.accelerator,
         setup.node,
-        setup.fabric,
+        network_power(setup),
         setup.devices,
         step,
         &activity,
@@ -257,7 +258,13 @@ fn assemble(
             peak_stage: memory.0,
             by_class: memory.1.into(),
         },
-        network: network::network_info(setup, program, &timed.meetings, step, options.network)?,
+        network: network::network_info(
+            setup,
+            program,
+            &timed.meetings,
+            (step, iterations.map_or(Nanos::ZERO, |found| found.contended)),
+            options.network,
+        )?,
         run: RunInfo {
             tokens: scenario.run.tokens,
             steps,
@@ -315,6 +322,21 @@ fn unsettled(found: Iterations, step: Nanos) -> Option<String> {
             found.replays
         )
     })
+}
+
+/// Power of the switches and optics that serve the nodes in use.
+fn network_power(setup: &Setup<'_>) -> Watts {
+    let Some(fabric) = setup.fabric else { return Watts::ZERO };
+    let nodes = f64::from(setup.devices) / f64::from(setup.node.devices);
+    match &setup.network.topology {
+        Some(graph) => {
+            let parts = count(graph);
+            let all = fabric.switch.power.value * parts.total_switches() as f64
+                + fabric.transceiver.power.value * parts.transceivers as f64;
+            all * (nodes / graph.node_count().max(1) as f64)
+        }
+        None => account::network_power(fabric, setup.node, nodes),
+    }
 }
 
 /// The stage with the highest peak, and its memory.
@@ -418,13 +440,22 @@ fn documents<'a>(
 }
 
 fn inputs(setup: &Setup<'_>, catalogue: &Catalogue) -> Vec<InputInfo> {
-    documents(setup, catalogue)
+    let info = |name: String, origin: &str, text: &str| InputInfo {
+        name,
+        origin: origin.to_owned(),
+        hash: blake3::hash(text.as_bytes()).to_hex()[..16].to_owned(),
+    };
+    let of_catalogue = documents(setup, catalogue);
+    of_catalogue
         .into_iter()
-        .map(|(name, document)| InputInfo {
-            name,
-            origin: document.origin().to_owned(),
-            hash: blake3::hash(document.text().as_bytes()).to_hex()[..16].to_owned(),
-        })
+        .map(|(name, document)| info(name, document.origin(), document.text()))
+        .chain(
+            setup
+                .network
+                .files
+                .iter()
+                .map(|file| info(format!("{} {}", file.kind, file.name), &file.origin, &file.text)),
+        )
         .collect()
 }
 

@@ -12,7 +12,7 @@ mod lumping;
 mod sweep;
 
 pub use breakdown::{Breakdown, Category};
-pub use coupling::{Demand, Demands, Extra, Iterations, settle};
+pub use coupling::{Demand, Demands, Extra, Iterations, SharedLink, settle};
 pub use critical::{CriticalPath, Meeting, Spent};
 pub use lumping::{LaneGroup, Lumping};
 pub use sweep::Sweep;

@@ -10,6 +10,7 @@ use crate::plan::{DEFAULT_ORDER, Plan, PlanRequest, Sharding};
 use crate::program::Precision;
 use crate::workload::{Model, Recipe};
 
+use super::files::Files;
 use super::network::{self, Network};
 use super::{DEFAULT_GRID, Scenario, ShardingScheme, limits};
 
@@ -229,8 +230,13 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         }
     }
 
-    let network = network::resolve(&scenario, catalogue, (node, fabric, stack), devices)
-        .map_err(|(key, error)| place(key, error))?;
+    let files = Files::beside(document);
+    let network = network::resolve(&scenario, catalogue, (node, fabric, stack), devices, files)
+        .map_err(|(key, error)| match error {
+            // Of a file that the scenario names, with its own place.
+            Error::Input(_) => error,
+            other => place(key, other),
+        })?;
 
     let accounts = &scenario.account;
     let prices = match &accounts.prices {
