@@ -6,6 +6,7 @@
 //! valid name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::ops::Range;
 use std::path::Path;
 
@@ -24,36 +25,51 @@ pub struct Document {
     overrides: BTreeSet<String>,
 }
 
+/// Bytes of the largest input that is read whole; a network of 16,384 nodes written out has a tenth.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// Reads a text file; `expected` says what it should be, for messages.
+///
+/// # Errors
+/// The file is missing, a directory, not UTF-8, or too large to be what is expected.
+pub fn read_text(path: &Path, expected: &str) -> Result<String> {
+    let plain = |message: &str, hint: Option<&str>| InputError {
+        origin: path.display().to_string(),
+        message: message.into(),
+        hint: hint.map(Into::into),
+        ..InputError::default()
+    };
+    if path.is_dir() {
+        let message = format!("is a directory, and {expected} is expected");
+        return Err(plain(&message, Some("name a file in it")).into());
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|e| Error::io("read", path, e))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        let message =
+            format!("is larger than {} MiB, and {expected} is expected", MOST_BYTES >> 20);
+        return Err(plain(&message, None).into());
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        let line = e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
+        plain(
+            &format!("is not UTF-8 text (first invalid byte at offset {at}, line {line})"),
+            Some("save the file as UTF-8"),
+        )
+        .into()
+    })
+}
+
 impl Document {
     /// Reads a file.
     ///
     /// # Errors
     /// The file is missing, a directory, not UTF-8, or not TOML.
     pub fn read(path: &Path) -> Result<Self> {
-        let origin = path.display().to_string();
-        let plain = |message: &str, hint: Option<&str>| InputError {
-            origin: origin.clone(),
-            message: message.into(),
-            hint: hint.map(Into::into),
-            ..InputError::default()
-        };
-        if path.is_dir() {
-            return Err(plain(
-                "is a directory, and a TOML file is expected",
-                Some("name a file in it"),
-            )
-            .into());
-        }
-        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-        let text = String::from_utf8(bytes).map_err(|e| {
-            let at = e.utf8_error().valid_up_to();
-            let line = e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
-            plain(
-                &format!("is not UTF-8 text (first invalid byte at offset {at}, line {line})"),
-                Some("save the file as UTF-8"),
-            )
-        })?;
-        Self::parse(&origin, text)
+        Self::parse(&path.display().to_string(), read_text(path, "a TOML file")?)
     }
 
     /// Parses text; `origin` names it in messages.

@@ -54,6 +54,30 @@ fn ranks_that_are_placed_differently_are_told_apart() {
     same_bytes(&assignments, 96);
 }
 
+/// Flows that are hashed one by one, over thin links, beside those of other families.
+#[test]
+fn ranks_that_share_links_by_chance() {
+    let assignments = [
+        "model.shape.layers=16",
+        "cluster.nodes=64",
+        "cluster.fabric=hdr200-clos",
+        "training.global_batch=128",
+        "plan.tensor_parallel=8",
+        "plan.pipeline_parallel=4",
+        "plan.virtual_stages=2",
+        "plan.sharding=zero1",
+        "network.routing=hashed",
+        "network.placement=random",
+        "network.oversubscription=4",
+    ];
+    same_bytes(&assignments, 512);
+    // The eight ranks of a tensor group move in step, so they are one lane.
+    let options = Options { stats: true, ..Options::default() };
+    let result = simulate_with(catalogue(), SMALL, &assignments, options);
+    let lanes = result.unwrap_or_else(|e| panic!("{e}")).simulation.lanes;
+    assert!(lanes.is_some_and(|lanes| lanes <= 64), "{lanes:?}");
+}
+
 #[test]
 fn the_binary_prints_the_same_bytes_twice_and_unlumped() {
     let run = |extra: &[&str]| {

@@ -20,6 +20,12 @@ fn run(catalogue: &Catalogue, text: &str, assignments: &[&str]) -> RunResult {
         .unwrap_or_else(|error| panic!("{error}\nwith {assignments:?}"))
 }
 
+/// The text of a committed scenario.
+fn committed(name: &str) -> String {
+    let path = repository(&format!("scenarios/{name}.toml"));
+    std::fs::read_to_string(path).expect("a scenario")
+}
+
 /// The calls of families whose name starts so.
 fn calls<'a>(result: &'a RunResult, family: &str) -> Vec<&'a CallInfo> {
     let all = result.network.calls.as_ref().expect("calls were asked for");
@@ -93,11 +99,7 @@ sharding = "zero1"
 #[test]
 fn rail_only_dense_step_is_that_of_a_clos() {
     let catalogue = domains_of_256();
-    let step = |fabric: &str| {
-        let fabric = format!("cluster.fabric={fabric}");
-        simulate_with(&catalogue, DENSE, &[&fabric], Options::default())
-            .unwrap_or_else(|error| panic!("{error}"))
-    };
+    let step = |fabric: &str| run(&catalogue, DENSE, &[&format!("cluster.fabric={fabric}")]);
     let (clos, rail) = (step("ndr400-clos"), step("ndr400-rail-only"));
     assert_eq!(clos.plan.devices, 32_768);
     let difference = 100.0 * (rail.step.seconds / clos.step.seconds - 1.0);
@@ -158,9 +160,7 @@ fn rail_only_all_to_all_of_a_step() {
 /// over the eight of a node, optimizer states over all. Which level carries which bytes is exact.
 #[test]
 fn frontier_levels_carry_their_bytes() {
-    let text = std::fs::read_to_string(repository("scenarios/frontier-mi250x-20b.toml"))
-        .expect("a scenario");
-    let result = run(catalogue(), &text, &[]);
+    let result = run(catalogue(), &committed("frontier-mi250x-20b"), &[]);
     let (nodes, n) = (48, 2 * result.plan.model_parameters);
     // A forward and a backward gather of all parameters, inside the module.
     assert_eq!(bytes(&result, "parameter shard"), 2 * n);
@@ -194,12 +194,8 @@ fn frontier_levels_carry_their_bytes() {
 #[test]
 fn frontier_three_levels_against_zero_plus_plus() {
     let step = |file: &str, assignments: &[&str]| {
-        let path = format!("scenarios/published/frontier-20b/{file}.toml");
-        let text = std::fs::read_to_string(repository(&path)).expect("a scenario");
-        simulate_with(catalogue(), &text, assignments, Options::default())
-            .unwrap_or_else(|error| panic!("{error}"))
-            .step
-            .seconds
+        let text = committed(&format!("published/frontier-20b/{file}"));
+        run(catalogue(), &text, assignments).step.seconds
     };
     let exposed =
         ["software.overlap_parameter_gather=false", "software.overlap_gradient_reduce=false"];

@@ -159,6 +159,23 @@ const SCATTERED_TAPERED: &[&str] = &[
     "network.placement=random",
     "network.oversubscription=4",
 ];
+/// Four nodes on a network from a file.
+const WIRED: &[&str] = &[
+    "software.overlap_gradient_reduce=false",
+    "cluster.nodes=4",
+    "network.topology=scenarios/networks/two-halls.toml",
+];
+const WIRED_FROM_FILE: &[&str] = &[
+    "software.overlap_gradient_reduce=false",
+    "cluster.nodes=4",
+    "network.topology=scenarios/networks/two-halls.toml",
+    "network.placement=from_file",
+];
+const PLACED: &[&str] = &[
+    "network.placement_file=scenarios/networks/alternating.toml",
+    "cluster.nodes=4",
+    "network.topology=scenarios/networks/two-halls.toml",
+];
 /// Four of 48 nodes; 39 of them hang below a leaf with one link up.
 const FOUR_OF_48: &[&str] = &[
     "software.overlap_gradient_reduce=false",
@@ -258,10 +275,15 @@ const CHANGES: &[Change] = &[
     change("cluster.fabric", &[], "ndr400-clos", "hdr200-clos", &[Up(STEP), Up(DATA)]),
 
     change("network.model", BARE, "algorithms", "levels", &[Becomes("network.model", "levels"), Up(DATA)]),
+    change("network.topology", BARE_4, ABSENT, "scenarios/networks/two-halls.toml", &[Up(DATA), Up(STEP), Up(CONTENTION)]),
     change("network.transport", BARE, "infiniband", "ethernet-sockets", &[Up(DATA), Up(STEP)]),
     change("network.placement", TP8, "block", "strided", &[Up(TENSOR), Up(STEP)]),
     change("network.placement", TP4_PP4, "block", "rail_aware", &[Up(PIPELINE), Up(STEP)]),
     change("network.placement", TAPERED, "block", "random", &[Up(DATA), Up(STEP), Up(CONTENTION)]),
+    change("network.placement", PLACED, "from_file", "block", &[Refused("needs placement = \"from_file\"")]),
+    change("network.placement_file", WIRED_FROM_FILE, "scenarios/networks/by-hall.toml",
+        "scenarios/networks/alternating.toml", &[Up(DATA), Up(STEP), Up(CONTENTION)]),
+    change("network.bandwidth_matrix", WIRED, ABSENT, "scenarios/networks/two-halls.csv", &[Up(DATA), Up(CONTENTION)]),
     change("network.placement_group", TP8_RAIL, "8", "2", &[Up(TENSOR), Up(STEP)]),
     change("network.placement_group", TP8_RAIL, "8", "3", &[Refused("do not fill nodes of 8")]),
     change("network.node_order", FOUR_OF_48, "[0, 1, 2, 3]", "[0, 40, 1, 41]", &[Up(DATA), Up(CONTENTION)]),

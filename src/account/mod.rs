@@ -31,12 +31,13 @@ pub struct StepEnergy {
     pub facility: Joules,
 }
 
-/// Energy of one step of `duration` on `devices` devices, under a power cap if there is one.
+/// Energy of one step of `duration` on `devices` devices, under a power cap if there is one, whose
+/// network draws `network`.
 #[must_use]
 pub fn step_energy(
     (accelerator, cap): (&Accelerator, Option<Watts>),
     node: &Node,
-    fabric: Option<&Fabric>,
+    network: Watts,
     devices: u32,
     duration: Seconds,
     activity: &Activity,
@@ -53,8 +54,7 @@ pub fn step_energy(
         + power.idle.value * activity.idle;
     let nodes = f64::from(devices) / f64::from(node.devices);
     let hosts = node.host_power.value * nodes * duration;
-    let network =
-        fabric.map_or(Watts::ZERO, |fabric| network_power(fabric, node, nodes)) * duration;
+    let network = network * duration;
     StepEnergy {
         devices: device_energy,
         hosts,

@@ -1,6 +1,7 @@
 //! What the numbers of a catalogue entry have to satisfy beyond their types.
 
-use super::types::{Accelerator, Fabric, Node, Stack};
+use super::stack::Stack;
+use super::types::{Accelerator, Fabric, Node, Topology};
 
 /// A key and what is wrong with it.
 pub(super) type Problem = (&'static str, &'static str);
@@ -78,6 +79,12 @@ pub(super) fn fabric(item: &Fabric) -> Result<(), Problem> {
     ])?;
     if item.switch.ports.value.0 < 2.0 {
         return Err(("switch.ports", "must be at least 2"));
+    }
+    match (&item.wan, item.topology == Topology::TwoSites) {
+        (Some(wan), true) => above_zero([("wan.bandwidth", wan.bandwidth.value.0)])?,
+        (None, true) => return Err(("topology", "needs [wan], the line between the sites")),
+        (Some(_), false) => return Err(("wan", "needs topology = \"two_sites\"")),
+        (None, false) => {}
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ mod check;
 mod collectives;
 mod figure;
 mod kernels;
+mod stack;
 mod types;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 pub use collectives::*;
 pub use figure::{Curve, Figure, Kind, Source};
 pub use kernels::*;
+pub use stack::*;
 pub use types::*;
 
 use crate::error::{Error, Result, nearest_names};

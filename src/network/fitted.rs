@@ -134,6 +134,7 @@ impl CollectiveTimes for Fitted<'_> {
         let crosses = place.shape.nodes > 1;
         let mut request = Request::new(operation, Bytes(call.bytes as f64), place.shape, links);
         request.fanout = call.fanout;
+        request.path = place.path;
         request.no_in_switch = self.choices.no_in_switch || !self.node.scale_up.in_switch_reduction;
         match operation {
             Operation::AllToAll => {

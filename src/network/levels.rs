@@ -108,8 +108,13 @@ impl CollectiveTimes for Levels<'_> {
         let bytes = call.bytes as f64;
         let (n, nodes) = (f64::from(place.shape.ranks), f64::from(place.shape.nodes));
         let (volume, _) = ring(call.collective, place.shape.ranks.max(2));
+        let path = match (place.shape.nodes, call.collective) {
+            (0..2, _) => Seconds::ZERO,
+            (_, Collective::AllToAll | Collective::SendRecv) => place.path.over(1.0),
+            (nodes, collective) => place.path.over(ring(collective, nodes).1),
+        };
         Ok(CollectiveTime {
-            time: self.seconds(call, place),
+            time: self.seconds(call, place) + path,
             scale_up_bytes: Bytes(if nodes < n { bytes * volume } else { 0.0 }),
             scale_out_bytes: Bytes(if nodes > 1.0 { bytes * volume } else { 0.0 }),
             ..CollectiveTime::default()

@@ -7,8 +7,8 @@
 //! * [`Levels`]: latency and bandwidth per level of the cluster, for accelerators whose library the
 //!   catalogue has no constants of.
 //!
-//! Around them: [`placement`] says which rank sits where and [`Sites`] what a group looks like from
-//! there; [`topology`] builds graphs of devices, cards and switches, routes over them and counts
+//! Around them: [`placement`] says which rank sits where, [`Sites`] what a group looks like from
+//! there, [`BandwidthMatrix`] what pairs of nodes were measured to reach; [`topology`] builds graphs of devices, cards and switches, routes over them and counts
 //! them; [`flow`] shares links among transfers that overlap; [`variability`] makes links differ.
 
 pub mod collective;
@@ -16,14 +16,17 @@ mod contention;
 mod fitted;
 pub mod flow;
 mod levels;
+mod matrix;
 pub mod placement;
 mod sites;
 pub mod topology;
 pub mod variability;
 
-pub use contention::{LinkLoad, Pattern, Wires, fits};
+pub(crate) use contention::in_steps;
+pub use contention::{Crowd, Crowding, LinkLoad, Pattern, Traffic, WHOLE, Wires, fits};
 pub use fitted::{Choices, Fitted};
 pub use levels::Levels;
+pub use matrix::BandwidthMatrix;
 pub use sites::{GroupPlace, Sites};
 
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! Which rank sits where, and how fast every pair of nodes is.
+//! Which rank sits where.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,9 +6,8 @@ use serde::Deserialize;
 
 use super::collective::GroupShape;
 use crate::disturbance::random::Stream;
-use crate::error::{Error, InputError, Result, nearest_names};
+use crate::error::{Error, Result, nearest_names};
 use crate::input::Document;
-use crate::units::BytesPerSecond;
 
 /// A place for a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -198,102 +197,6 @@ impl Placement {
     }
 }
 
-/// Measured bandwidth of every pair of nodes, one direction.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BandwidthMatrix {
-    nodes: usize,
-    rates: Vec<f64>,
-}
-
-impl BandwidthMatrix {
-    /// Reads rows of comma-separated rates in GB/s, one row per sending node; `#` starts a comment
-    /// and the diagonal is ignored. `origin` names the text in messages.
-    ///
-    /// # Errors
-    /// The matrix is not `nodes` by `nodes`, or a rate is no positive number; with the line.
-    pub fn parse(origin: &str, text: &str, nodes: usize) -> Result<Self> {
-        let error = |line: usize, message: String, hint: Option<String>| -> Error {
-            InputError {
-                origin: origin.to_owned(),
-                position: (line > 0).then_some((line, 1)),
-                message,
-                hint,
-                ..InputError::default()
-            }
-            .into()
-        };
-        let mut rates = Vec::with_capacity(nodes * nodes);
-        let mut rows = 0;
-        for (index, line) in text.lines().enumerate() {
-            let line = line.split('#').next().unwrap_or("").trim();
-            if line.is_empty() {
-                continue;
-            }
-            let fields: Vec<&str> = line.split(',').map(str::trim).collect();
-            if fields.len() != nodes {
-                return Err(error(
-                    index + 1,
-                    format!("has {} columns, and the cluster has {nodes} nodes", fields.len()),
-                    Some("give one row and one column per node".into()),
-                ));
-            }
-            for (column, field) in fields.iter().enumerate() {
-                if column == rows {
-                    rates.push(f64::INFINITY);
-                    continue;
-                }
-                let rate: f64 =
-                    field.parse().ok().filter(|r: &f64| r.is_finite() && *r > 0.0).ok_or_else(
-                        || {
-                            error(
-                                index + 1,
-                                format!("column {}: `{field}` is no rate in GB/s", column + 1),
-                                Some(
-                                    "a pair that cannot communicate belongs on different clusters"
-                                        .into(),
-                                ),
-                            )
-                        },
-                    )?;
-                rates.push(rate * 1e9);
-            }
-            rows += 1;
-        }
-        if rows != nodes {
-            return Err(error(
-                0,
-                format!("has {rows} rows, and the cluster has {nodes} nodes"),
-                Some("give one row and one column per node".into()),
-            ));
-        }
-        Ok(Self { nodes, rates })
-    }
-
-    /// Rate from one node to another; unlimited inside a node, `None` for a node outside.
-    #[must_use]
-    pub fn rate(&self, from: u32, to: u32) -> Option<BytesPerSecond> {
-        let (from, to) = (from as usize, to as usize);
-        (from < self.nodes && to < self.nodes)
-            .then(|| BytesPerSecond(self.rates[from * self.nodes + to]))
-    }
-
-    /// The slowest edge of a ring over nodes in this order, which is the rate of the ring.
-    #[must_use]
-    pub fn ring(&self, order: &[u32]) -> Option<BytesPerSecond> {
-        if order.is_empty() {
-            return None;
-        }
-        let mut slowest = BytesPerSecond(f64::INFINITY);
-        for (i, from) in order.iter().enumerate() {
-            let to = order[(i + 1) % order.len()];
-            if *from != to {
-                slowest = slowest.min(self.rate(*from, to)?);
-            }
-        }
-        Some(slowest)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,19 +243,5 @@ mod tests {
         assert!(m.contains("no node named `hots-1`") && m.contains("did you mean `host-1`"), "{m}");
         assert!(read("nodes = [\"host-2\", \"host-2\"]").is_err());
         assert!(read("nodes = [\"host-2\"]").is_err());
-    }
-
-    #[test]
-    fn matrices_have_the_size_of_the_cluster() {
-        let m = BandwidthMatrix::parse("m.csv", "0, 40, 20 # a\n40,0,30\n20,30,0\n", 3).unwrap();
-        assert_eq!(m.rate(0, 2), Some(BytesPerSecond(20e9)));
-        assert_eq!(m.ring(&[0, 1, 2]), Some(BytesPerSecond(20e9)));
-        assert_eq!(m.rate(3, 0), None);
-        let wide = BandwidthMatrix::parse("m.csv", "0,1,2\n1,0,2\n", 2).unwrap_err().to_string();
-        assert!(wide.contains("m.csv:1") && wide.contains("3 columns"), "{wide}");
-        let short = BandwidthMatrix::parse("m.csv", "0,1\n", 2).unwrap_err().to_string();
-        assert!(short.contains("1 rows"), "{short}");
-        let zero = BandwidthMatrix::parse("m.csv", "0,0\n1,0\n", 2).unwrap_err().to_string();
-        assert!(zero.contains("no rate"), "{zero}");
     }
 }

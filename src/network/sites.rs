@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::collective::GroupShape;
+use super::collective::{GroupShape, PathLatency};
+use super::contention::WHOLE;
 use super::placement::Placement;
 use crate::hardware::{Fabric, Node};
 use crate::units::BytesPerSecond;
@@ -37,9 +38,11 @@ pub struct GroupPlace {
     pub aligned: bool,
     /// All members hang below the same leaf switches.
     pub one_leaf: bool,
-    /// Thousandths of its own rate that the group gets on links it shares with other groups of its
-    /// family; 1000 where it has them to itself.
-    pub share: u16,
+    /// Millionths of its own rate that the group gets on links it shares with other groups of its
+    /// family; [`WHOLE`] where it has them to itself.
+    pub share: u32,
+    /// What the paths between its domains add to latency.
+    pub path: PathLatency,
 }
 
 impl Sites {
@@ -96,7 +99,8 @@ impl Sites {
             pair,
             aligned,
             one_leaf: leaves.all(|l| Some(l) == leaf) && (aligned || !self.rails),
-            share: 1000,
+            share: WHOLE,
+            path: PathLatency::default(),
         }
     }
 }
@@ -108,12 +112,12 @@ pub(super) fn card_rate(node: &Node, fabric: &Fabric, place: &GroupPlace) -> Byt
     let card = node.nic.bandwidth.value.min(fabric.link_bandwidth.value);
     let per_device = card * (f64::from(node.nic.count) / f64::from(node.devices));
     // A share that was solved for has the taper in it.
-    let taper = if place.one_leaf || place.share < 1000 {
+    let taper = if place.one_leaf || place.share < WHOLE {
         1.0
     } else {
         fabric.oversubscription.value.0.max(1.0)
     };
-    per_device * (f64::from(place.share) / 1000.0 / taper)
+    per_device * (f64::from(place.share) / f64::from(WHOLE) / taper)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! What a step's kernels and calls ask of their device: the input of coupled rates.
 
+use crate::network::Crowding;
 use crate::program::{Collective, Program, Work};
-use crate::replay::{Demand, Demands};
+use crate::replay::{Demand, Demands, SharedLink};
 use crate::scenario::Setup;
 
 use super::network::Meetings;
@@ -14,10 +15,7 @@ pub fn demands_of(setup: &Setup<'_>, program: &Program, meetings: &Meetings) -> 
     let by_call = meetings.each(|call, predicted, place| {
         let time = predicted.time.0.max(1e-9);
         let crossing = predicted.scale_out_bytes.0 / f64::from(place.shape.min_per_node.max(1));
-        let cards = setup.network.fabric.as_ref().map_or(f64::INFINITY, |fabric| {
-            let card = setup.node.nic.bandwidth.value.min(fabric.link_bandwidth.value).0;
-            card * f64::from(setup.node.nic.count) / f64::from(setup.node.devices)
-        });
+        let cards = meetings.device_rate.0;
         let share = |x: f64| if x.is_finite() { x.clamp(0.0, 1.0) } else { 0.0 };
         Demand {
             units: units.map_or(0.0, |all| share(predicted.compute_units / all)),
@@ -27,6 +25,10 @@ pub fn demands_of(setup: &Setup<'_>, program: &Program, meetings: &Meetings) -> 
             spins: program.calls[call].collective != Collective::SendRecv,
         }
     });
+    let shared = |crowding: &Crowding| SharedLink {
+        own: Crowding::part(crowding.own),
+        others: crowding.others.iter().map(|(f, load)| (*f, Crowding::part(*load))).collect(),
+    };
     Demands {
         memory_bound: program
             .kernels
@@ -34,6 +36,11 @@ pub fn demands_of(setup: &Setup<'_>, program: &Program, meetings: &Meetings) -> 
             .map(|kernel| matches!(kernel.work, Work::Stream { .. }))
             .collect(),
         meetings: by_call,
+        shared: meetings
+            .crowding
+            .iter()
+            .map(|classes| classes.iter().map(shared).collect())
+            .collect(),
         transfer_slowdown: setup.stack.in_training.beside_compute.value.0,
     }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::plan::Recompute;
 use crate::program::{Action, Dimension, Kernel, KernelClass, LaneKind, Phase, Program, Work};
-use crate::replay::{self, Category, Demand, Demands, Durations, HostTimes, Lumping};
+use crate::replay::{self, Category, Demands, Durations, HostTimes, Lumping};
 use crate::scenario::Setup;
 use crate::timing::Roofline;
 use crate::units::{Nanos, Seconds};
@@ -163,7 +163,7 @@ impl Model {
         for (f, family) in self.program.families.iter().enumerate() {
             if dimensions.contains(&family.dimension) {
                 durations.meetings[f].iter_mut().flatten().for_each(|t| *t = Nanos::ZERO);
-                demands.meetings[f].iter_mut().flatten().for_each(|d| *d = Demand::default());
+                demands.silence(f);
             }
         }
         Ok(self.coupled(&durations, &demands)?.step)

@@ -32,12 +32,13 @@ use std::collections::BTreeMap;
 use crate::account::{self, Activity};
 use crate::error::{Error, Result};
 use crate::hardware::{Catalogue, Kind, for_each_figure};
+use crate::network::topology::materials::count;
 use crate::plan::Recompute;
 use crate::program::Program;
-use crate::replay::{self, Category, Lumping, Outcome, Sweep};
+use crate::replay::{self, Category, Iterations, Lumping, Outcome, Sweep};
 use crate::scenario::Setup;
 use crate::timing::Roofline;
-use crate::units::{Seconds, significant};
+use crate::units::{Nanos, Seconds, Watts, significant};
 use crate::workload::{LayerContext, Memory, lower, stage_memory};
 
 /// Engines that can replay a program.
@@ -130,7 +131,7 @@ pub fn simulate_observed(
     };
     let coupled = !options.frozen_rates;
     let demands = coupled.then(|| demands_of(setup, &program, &timed.meetings));
-    let sweep = match options.engine {
+    let (sweep, iterations) = match options.engine {
         Engine::Sweep => replay::replay(&program, &timed.durations, &lumping, demands.as_ref())?,
     };
     observe(&sweep)?;
@@ -138,7 +139,7 @@ pub fn simulate_observed(
     if outcome.step.0 <= 0 {
         return Err(Error::Internal("the step takes no time".into()));
     }
-    assemble(setup, catalogue, options, &program, &timed, &outcome)
+    assemble(setup, catalogue, options, &program, &timed, &outcome, iterations)
 }
 
 fn assemble(
@@ -148,6 +149,7 @@ fn assemble(
     program: &Program,
     timed: &Timed,
     outcome: &Outcome,
+    iterations: Option<Iterations>,
 ) -> Result<RunResult> {
     let scenario = &setup.scenario;
     let devices = f64::from(setup.devices);
@@ -157,6 +159,7 @@ fn assemble(
     let sequence = scenario.training.sequence_length;
     let tokens = f64::from(scenario.training.global_batch) * f64::from(sequence);
     let mut warnings = timed.warnings.clone();
+    warnings.extend(iterations.and_then(|found| unsettled(found, outcome.step)));
 
     // Mean over ranks; each rank's accounts add up to the step, so the mean does.
     let breakdown: BTreeMap<String, f64> = Category::ALL
@@ -195,7 +198,7 @@ fn assemble(
     let energy = account::step_energy(
         (setup.accelerator, setup.power_cap()),
         setup.node,
-        setup.fabric,
+        network_power(setup),
         setup.devices,
         step,
         &activity,
@@ -269,7 +272,13 @@ fn assemble(
             peak_stage: memory.0,
             by_class: memory.1.into(),
         },
-        network: network::network_info(setup, program, &timed.meetings, step, options.network)?,
+        network: network::network_info(
+            setup,
+            program,
+            &timed.meetings,
+            (step, iterations.map_or(Nanos::ZERO, |found| found.contended)),
+            options.network,
+        )?,
         run: RunInfo {
             tokens: scenario.run.tokens,
             steps,
@@ -304,6 +313,7 @@ fn assemble(
             ranks: program.world_size() as u64,
             operation_instances: program.operation_instances(),
             lanes: options.stats.then_some(outcome.lanes as u64),
+            replays: iterations.filter(|_| options.stats).map(|found| found.replays),
             cpu_seconds: None,
             peak_bytes: None,
         },
@@ -314,6 +324,34 @@ fn assemble(
 }
 
 const GIB: f64 = 1_073_741_824.0;
+
+/// What to say where the rates of operations that overlap found no fixed point.
+fn unsettled(found: Iterations, step: Nanos) -> Option<String> {
+    let change = 100.0 * found.residual.0 as f64 / step.0 as f64;
+    (!found.settled).then(|| {
+        format!(
+            "the rates of what overlaps did not settle: the step still changed by {} % in the last \
+             of {} replays; --frozen-rates leaves them out",
+            significant(change, 2),
+            found.replays
+        )
+    })
+}
+
+/// Power of the switches and optics that serve the nodes in use.
+fn network_power(setup: &Setup<'_>) -> Watts {
+    let Some(fabric) = setup.fabric else { return Watts::ZERO };
+    let nodes = f64::from(setup.devices) / f64::from(setup.node.devices);
+    match &setup.network.topology {
+        Some(graph) => {
+            let parts = count(graph);
+            let all = fabric.switch.power.value * parts.total_switches() as f64
+                + fabric.transceiver.power.value * parts.transceivers as f64;
+            all * (nodes / graph.node_count().max(1) as f64)
+        }
+        None => account::network_power(fabric, setup.node, nodes),
+    }
+}
 
 /// The stage with the highest peak, and its memory.
 #[must_use]
@@ -416,13 +454,22 @@ fn documents<'a>(
 }
 
 fn inputs(setup: &Setup<'_>, catalogue: &Catalogue) -> Vec<InputInfo> {
-    documents(setup, catalogue)
+    let info = |name: String, origin: &str, text: &str| InputInfo {
+        name,
+        origin: origin.to_owned(),
+        hash: blake3::hash(text.as_bytes()).to_hex()[..16].to_owned(),
+    };
+    let of_catalogue = documents(setup, catalogue);
+    of_catalogue
         .into_iter()
-        .map(|(name, document)| InputInfo {
-            name,
-            origin: document.origin().to_owned(),
-            hash: blake3::hash(document.text().as_bytes()).to_hex()[..16].to_owned(),
-        })
+        .map(|(name, document)| info(name, document.origin(), document.text()))
+        .chain(
+            setup
+                .network
+                .files
+                .iter()
+                .map(|file| info(format!("{} {}", file.kind, file.name), &file.origin, &file.text)),
+        )
         .collect()
 }
 

@@ -29,7 +29,7 @@ pub struct RunResult {
     pub scenario: ScenarioInfo,
     /// Seed of every random stream.
     pub seed: u64,
-    /// Catalogue files the result depends on.
+    /// Catalogue files, and files the scenario names, that the result depends on.
     pub inputs: Vec<InputInfo>,
     /// The plan with everything filled in.
     pub plan: PlanInfo,
@@ -71,7 +71,7 @@ pub struct ScenarioInfo {
     pub hash: String,
 }
 
-/// A catalogue file.
+/// A file.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct InputInfo {
     /// Kind and name.
@@ -320,6 +320,9 @@ pub struct SimulationInfo {
     pub operation_instances: u64,
     /// Lanes evaluated: classes of equal ranks, or ranks; only with `--stats`.
     pub lanes: Option<u64>,
+    /// Times the step was replayed until the rates of what overlaps had settled; only with
+    /// `--stats` and coupled rates.
+    pub replays: Option<u32>,
     /// CPU time in seconds; only with `--stats`.
     pub cpu_seconds: Option<f64>,
     /// Peak memory of the process in bytes; only with `--stats`.
@@ -356,8 +359,9 @@ pub struct NetworkInfo {
     pub library: Option<String>,
     /// Way between nodes.
     pub transport: Option<String>,
-    /// Extra time of calls because groups share links between nodes, per rank and step, in
-    /// seconds; overlapped or not.
+    /// Extra time of calls because they share links between nodes, cards among them, with other calls
+    /// of their own and of other families, or because pairs of nodes are slow
+    /// (`network.bandwidth_matrix`); per rank and step in seconds, overlapped or not.
     pub contention_seconds: f64,
     /// Every call of a step, where asked for.
     pub calls: Option<Vec<CallInfo>>,

@@ -27,6 +27,7 @@
 use std::collections::BTreeMap;
 
 use crate::hardware::{Figure, FitResidual, HostCosts, Kind};
+use crate::network::WHOLE;
 use crate::program::{KernelClass, Program, Work};
 use crate::replay::CriticalPath;
 use crate::scenario::Setup;
@@ -209,7 +210,7 @@ pub fn uncertainty(
         if !time.extrapolated.is_empty() {
             sigma = sigma.hypot(OUTSIDE);
         }
-        if place.share < 1000 {
+        if place.share < WHOLE {
             sigma = sigma.hypot(OUTSIDE);
         }
         (crosses, sigma)

@@ -12,7 +12,7 @@ mod lumping;
 mod sweep;
 
 pub use breakdown::{Breakdown, Category};
-pub use coupling::{Demand, Demands, Extra, Iterations, settle};
+pub use coupling::{Demand, Demands, Extra, Iterations, SharedLink, settle};
 pub use critical::{CriticalPath, Meeting, Spent};
 pub use lumping::{LaneGroup, Lumping};
 pub use sweep::Sweep;
@@ -138,14 +138,17 @@ pub fn replay<'a>(
     durations: &'a Durations,
     lumping: &'a Lumping,
     demands: Option<&Demands>,
-) -> Result<Sweep<'a>> {
+) -> Result<(Sweep<'a>, Option<Iterations>)> {
     countable(program, durations)?;
-    let sweep = match demands {
-        None => Sweep::run(program, durations, lumping)?,
-        Some(demands) => settle(program, durations, lumping, demands)?.0,
+    let (sweep, iterations) = match demands {
+        None => (Sweep::run(program, durations, lumping)?, None),
+        Some(demands) => {
+            let (sweep, iterations) = settle(program, durations, lumping, demands)?;
+            (sweep, Some(iterations))
+        }
     };
     sweep.step().0.checked_mul(program.world_size() as i64).ok_or_else(too_long)?;
-    Ok(sweep)
+    Ok((sweep, iterations))
 }
 
 fn too_long() -> Error {

@@ -102,7 +102,11 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
     if let Some(description) = &result.scenario.description {
         let _ = writeln!(t, "{description}");
     }
-    let fabric = setup.fabric.map_or(String::new(), |fabric| format!(" on {}", fabric.title));
+    let wired = setup.network.topology.as_ref();
+    let fabric = setup.fabric.map_or(String::new(), |fabric| {
+        let wired = wired.map_or(String::new(), |graph| format!(", wired as `{}`", graph.title));
+        format!(" on {}{wired}", fabric.title)
+    });
     let _ = writeln!(
         t,
         "\n  {} parameters, {} layers; sequences of {} tokens, {} per step",
@@ -201,7 +205,7 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
     if result.network.contention_seconds > 0.0 {
         let _ = writeln!(
             t,
-            "  collectives take {} longer per rank because groups share links",
+            "  collectives take {} longer per rank because they share links",
             human_time(Seconds(result.network.contention_seconds))
         );
     }
@@ -308,6 +312,9 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
     );
     if let Some(lanes) = simulation.lanes {
         let _ = write!(t, ", {} lanes", grouped(lanes as f64));
+    }
+    if let Some(replays) = simulation.replays {
+        let _ = write!(t, ", {replays} replays");
     }
     if let Some(seconds) = simulation.cpu_seconds {
         let _ = write!(t, ", {} CPU", human_time(Seconds(seconds)));

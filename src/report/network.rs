@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 use crate::outcome::{CallInfo, NetworkInfo};
 use crate::units::{Seconds, human_time, si};
 
+/// Part of a call that sharing has to cost to be told.
+const TOLD: f64 = 0.005;
+
 /// Busiest links shown.
 const LINKS: usize = 5;
 
@@ -119,7 +122,8 @@ fn calls_text(t: &mut String, network: &NetworkInfo, calls: &[CallInfo]) {
             human_time(Seconds(call.seconds * call.per_step as f64)),
         );
         let _ = writeln!(t, "{}", line.trim_end());
-        if call.share_of_rate < 1.0 {
+        // Where latency is all, a share of the rate is nothing to tell of.
+        if call.contention_seconds > TOLD * call.seconds {
             let _ = writeln!(
                 t,
                 "      gets {:.1} % of its cards' rate on shared links, which costs {} of each",

@@ -3,10 +3,12 @@
 //! The types here are the keys of a scenario file; [`resolve`] looks names up in the catalogue,
 //! fills in documented defaults and checks that everything fits together.
 
+mod files;
 mod limits;
 mod network;
 mod resolve;
 
+pub use files::NamedFile;
 pub use network::Network;
 pub use resolve::{Account, Setup, resolve};
 
@@ -117,6 +119,9 @@ pub struct NetworkTable {
     /// How collectives are timed; by `algorithms` if the catalogue has constants for the
     /// accelerator, otherwise by `levels`.
     pub model: Option<NetworkModel>,
+    /// TOML file with the cards, switches and links between nodes, relative to this file; the
+    /// fabric's own arrangement if absent. Cards and switches are the fabric's in all else.
+    pub topology: Option<String>,
     /// Name of a transport of the catalogue; that of the fabric if absent.
     pub transport: Option<String>,
     /// Which rank sits where.
@@ -125,6 +130,13 @@ pub struct NetworkTable {
     pub placement_group: Option<u32>,
     /// Nodes in the order in which ranks fill them, counted from 0, for `block` placement.
     pub node_order: Option<Vec<u32>>,
+    /// TOML file for `from_file` placement, relative to this file: `nodes = ["node-3", ...]` in the
+    /// order in which ranks fill them, by the names of `topology` or as `node-0` and so on.
+    pub placement_file: Option<String>,
+    /// CSV file relative to this file with what every node was measured to send to every other, all
+    /// cards together, in GB/s: a row per sender. A ring or pair gets no more than its slowest link,
+    /// an exchange no more than its slowest sender.
+    pub bandwidth_matrix: Option<String>,
     /// Algorithm of all-reduces; the library's choice if absent.
     pub all_reduce: Option<Algorithm>,
     /// Algorithm of all-gathers and reduce-scatters.
@@ -166,6 +178,8 @@ pub enum PlacementStrategy {
     RailAware,
     /// As block, over nodes in a random order drawn from the seed.
     Random,
+    /// As block, over nodes in the order of `placement_file`.
+    FromFile,
 }
 
 /// How flows choose among equal paths.

@@ -1,6 +1,8 @@
 //! `[network]` and the fabric: names looked up, ranks put on nodes, and what cannot be or would do
 //! nothing refused.
 
+use std::sync::Arc;
+
 use crate::error::Error;
 use crate::hardware::{
     Catalogue, CollectiveLibrary, DeviceLinks, Fabric, Node, ScaleUpKind, Stack, Topology,
@@ -8,8 +10,10 @@ use crate::hardware::{
 };
 use crate::network::collective::Algorithm;
 use crate::network::placement::{Placement, Strategy};
-use crate::network::{Choices, fits};
+use crate::network::topology::{Topology as Graph, explicit};
+use crate::network::{BandwidthMatrix, Choices, fits};
 
+use super::files::{Files, NamedFile};
 use super::{LinkVariability, NetworkModel, NetworkTable, PlacementStrategy, Routing, Scenario};
 
 /// What collectives are timed with.
@@ -23,8 +27,14 @@ pub struct Network<'a> {
     pub choices: Choices,
     /// The fabric with the scenario's oversubscription.
     pub fabric: Option<Fabric>,
+    /// Cards, switches and links from a file; the fabric's own where there is none.
+    pub topology: Option<Arc<Graph>>,
+    /// What pairs of nodes were measured to reach.
+    pub matrix: Option<Arc<BandwidthMatrix>>,
     /// Places of the ranks.
     pub placement: Placement,
+    /// Files that the scenario names.
+    pub files: Vec<NamedFile>,
 }
 
 /// The key that is wrong, and why.
@@ -43,6 +53,7 @@ pub(super) fn resolve<'a>(
     catalogue: &'a Catalogue,
     (node, fabric, stack): (&'a Node, Option<&'a Fabric>, &'a Stack),
     devices: u32,
+    mut files: Files<'_>,
 ) -> std::result::Result<Network<'a>, Refused> {
     let table = &scenario.network;
     let nodes = scenario.cluster.nodes;
@@ -60,6 +71,7 @@ pub(super) fn resolve<'a>(
         }
     };
     check_effects(table, library.is_none(), fabric)?;
+    check_files(table, fabric, devices <= node.scale_up.domain)?;
     check_algorithms(table, library.map(|(library, _)| library), node, devices)?;
     let transport = match (&table.transport, fabric) {
         (Some(name), Some(_)) => {
@@ -74,7 +86,15 @@ pub(super) fn resolve<'a>(
     if let (Some(ratio), Some(fabric)) = (table.oversubscription, &mut fabric) {
         fabric.oversubscription.value.0 = ratio;
     }
-    if let Some(fabric) = fabric.as_ref().filter(|_| devices > node.scale_up.domain) {
+    let topology = match &table.topology {
+        Some(name) => Some(wired(&mut files, name, node, nodes)?),
+        None => None,
+    };
+    if let (Some(_), Some(fabric)) = (&topology, &mut fabric) {
+        // What the arrangement would have done is in the graph.
+        fabric.topology = Topology::RailOptimisedClos;
+        fabric.oversubscription.value.0 = 1.0;
+    } else if let Some(fabric) = fabric.as_ref().filter(|_| devices > node.scale_up.domain) {
         let hint = |error: Error| {
             Error::Unsupported(format!(
                 "{nodes} nodes do not fit on {}: {error}\n  help: use fewer nodes, or a fabric of \
@@ -84,7 +104,30 @@ pub(super) fn resolve<'a>(
         };
         fits(fabric, node, nodes).map_err(|e| ("cluster.fabric", hint(e)))?;
     }
-    let placement = place(scenario, node, devices)?;
+    let servers = topology.as_ref().map_or(nodes as usize, |graph| graph.node_count());
+    let placement = match &table.placement_file {
+        Some(name) => {
+            let names = topology.as_ref().map_or_else(
+                || (0..nodes).map(|i| format!("node-{i}")).collect(),
+                |graph| graph.server_names(),
+            );
+            files
+                .document("placement", name)
+                .and_then(|document| Placement::read(&document, &names, devices, node.devices))
+                .map_err(|e| ("network.placement_file", e))?
+        }
+        None => place(scenario, node, devices)?,
+    };
+    let matrix = match &table.bandwidth_matrix {
+        Some(name) => {
+            let matrix = files
+                .table("bandwidth matrix", name)
+                .and_then(|file| BandwidthMatrix::parse(&file.origin, &file.text, servers))
+                .map_err(|e| ("network.bandwidth_matrix", e))?;
+            Some(Arc::new(matrix))
+        }
+        None => None,
+    };
     let choices = Choices {
         all_reduce: table.all_reduce,
         gather_scatter: table.gather_scatter,
@@ -92,7 +135,73 @@ pub(super) fn resolve<'a>(
         protocol: table.protocol,
         no_in_switch: table.in_switch_reduction == Some(false),
     };
-    Ok(Network { library, transport, choices, fabric, placement })
+    let files = files.into_read();
+    Ok(Network { library, transport, choices, fabric, topology, matrix, placement, files })
+}
+
+/// Reads a network from a file and checks that it has a place for every card.
+fn wired(
+    files: &mut Files<'_>,
+    name: &str,
+    node: &Node,
+    nodes: u32,
+) -> std::result::Result<Arc<Graph>, Refused> {
+    let key = "network.topology";
+    let document = files.document("topology", name).map_err(|e| (key, e))?;
+    let graph = explicit::read(&document).map_err(|e| (key, e))?;
+    if graph.node_count() < nodes as usize {
+        return refuse(
+            key,
+            &format!(
+                "{name} has ports for {} nodes, and the cluster has {nodes}\n  help: add endpoints, or \
+                 set cluster.nodes",
+                graph.node_count()
+            ),
+        );
+    }
+    let (ends, devices) = (graph.endpoints_per_node, node.devices);
+    if !ends.is_multiple_of(devices) && !devices.is_multiple_of(ends) {
+        return refuse(
+            key,
+            &format!(
+                "{name} has {ends} endpoints per node, which do not divide among {devices} devices"
+            ),
+        );
+    }
+    Ok(Arc::new(graph))
+}
+
+/// Refuses files that would change nothing.
+fn check_files(
+    table: &NetworkTable,
+    fabric: Option<&Fabric>,
+    one_domain: bool,
+) -> std::result::Result<(), Refused> {
+    for (key, given) in [
+        ("network.topology", table.topology.is_some()),
+        ("network.bandwidth_matrix", table.bandwidth_matrix.is_some()),
+    ] {
+        if given && fabric.is_none() {
+            return refuse(key, "has no effect, since no fabric is named");
+        }
+        if given && one_domain {
+            return refuse(key, "has no effect, since all devices are in one scale-up domain");
+        }
+    }
+    if table.topology.is_some() && table.oversubscription.is_some() {
+        return refuse(
+            "network.oversubscription",
+            "has no effect, since network.topology says which links there are",
+        );
+    }
+    let from_file = table.placement == PlacementStrategy::FromFile;
+    if from_file && table.placement_file.is_none() {
+        return refuse("network.placement", "needs network.placement_file");
+    }
+    if !from_file && table.placement_file.is_some() {
+        return refuse("network.placement_file", "needs placement = \"from_file\"");
+    }
+    Ok(())
 }
 
 /// Refuses keys that would change nothing, and numbers that make no sense.
@@ -131,11 +240,17 @@ fn check_effects(
             );
         }
         if let Some(fabric) = fabric
-            && matches!(fabric.topology, Topology::RailOnly | Topology::Dragonfly)
+            && matches!(
+                fabric.topology,
+                Topology::RailOnly | Topology::Dragonfly | Topology::TwoSites
+            )
         {
             return refuse(
                 "network.oversubscription",
-                &format!("has no effect on {}, which has no tiers of leaf and spine", fabric.name),
+                &format!(
+                    "has no effect on {}, whose tiers of leaf and spine are not tapered",
+                    fabric.name
+                ),
             );
         }
     }
@@ -227,7 +342,8 @@ fn place(
             .map_err(|e| ("network.node_order", e));
     }
     let strategy = match table.placement {
-        PlacementStrategy::Block => Strategy::Block,
+        // A file is read before this.
+        PlacementStrategy::Block | PlacementStrategy::FromFile => Strategy::Block,
         PlacementStrategy::Strided => Strategy::Strided,
         PlacementStrategy::RailAware => Strategy::RailAware {
             group: table.placement_group.unwrap_or(scenario.plan.tensor_parallel),

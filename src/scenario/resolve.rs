@@ -11,6 +11,7 @@ use crate::program::Precision;
 use crate::units::Watts;
 use crate::workload::{Model, Recipe};
 
+use super::files::Files;
 use super::network::{self, Network};
 use super::{DEFAULT_GRID, Scenario, ShardingScheme, limits};
 
@@ -149,6 +150,18 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         let message = "has no effect, since the model has no experts";
         return Err(at("software.overlap_experts", message, None));
     }
+    let usual = stack.recipe_for(&accelerator.name);
+    let dispatch = software.dispatch.unwrap_or(stack.dispatch_on(&accelerator.name));
+    // A preset says how its router was trained; who writes the key expects it to matter.
+    if scenario.model.shape.moe.is_some_and(|moe| moe.node_limit > 0)
+        && dispatch != Dispatch::PerNode
+    {
+        return Err(at(
+            "model.shape.moe.node_limit",
+            "has no effect, since every expert's copy of a token travels by itself",
+            Some("add software.dispatch = \"per_node\", or leave node_limit out".into()),
+        ));
+    }
     let table = &scenario.plan;
     limits::check_work(&scenario, &model, devices)
         .map_err(|(key, message)| at(key, &message, None))?;
@@ -216,7 +229,6 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
     let mut fusion = stack.fusion.clone();
     fusion.dropout = software.dropout.unwrap_or(fusion.dropout);
     let mut overlap = stack.overlap.clone();
-    let usual = stack.recipes.iter().find(|recipe| recipe.accelerators.contains(&accelerator.name));
     overlap.experts |= usual.is_some_and(|recipe| recipe.overlap_experts);
     let graphs = software.graphs.or(usual.map(|recipe| recipe.graphs)).unwrap_or_default();
     for (switch, over) in [
@@ -244,11 +256,7 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         gather_bits: table.gather_bits.unwrap_or(if wide { 32 } else { 16 }),
         reduce_bits: table.reduce_bits.filter(|bits| *bits < 16),
         refresh_by_broadcast: stack.broadcast_turn.is_some(),
-        dispatch_per_node: software
-            .dispatch
-            .or(usual.and_then(|recipe| recipe.dispatch))
-            .unwrap_or(stack.dispatch)
-            == Dispatch::PerNode,
+        dispatch_per_node: dispatch == Dispatch::PerNode,
         graphs,
     };
     for (key, bits) in [("gather_bits", table.gather_bits), ("reduce_bits", table.reduce_bits)] {
@@ -257,8 +265,13 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         }
     }
 
-    let network = network::resolve(&scenario, catalogue, (node, fabric, stack), devices)
-        .map_err(|(key, error)| place(key, error))?;
+    let files = Files::beside(document);
+    let network = network::resolve(&scenario, catalogue, (node, fabric, stack), devices, files)
+        .map_err(|(key, error)| match error {
+            // Of a file that the scenario names, with its own place.
+            Error::Input(_) => error,
+            other => place(key, other),
+        })?;
 
     let accounts = &scenario.account;
     let prices = match &accounts.prices {

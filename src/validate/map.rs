@@ -1,7 +1,7 @@
 //! From a row to a scenario. What the row does not say comes from the defaults of its stack and is
 //! listed; what cannot be simulated is refused here, and only here, with its reason.
 
-use crate::hardware::{Accelerator, Catalogue, Stack};
+use crate::hardware::{Accelerator, Catalogue, Dispatch, Stack};
 use crate::plan::{Recompute, Schedule};
 use crate::program::Precision;
 use crate::scenario::{
@@ -67,7 +67,13 @@ pub(super) fn map(
     }
     let sequence =
         spec.sequence.ok_or_else(|| Reject::Unsupported("seq_len is not stated".into()))?;
-    let model_shape = shape::shape(spec, catalogue, models, stack, &mut assumed)?;
+    let mut model_shape = shape::shape(spec, catalogue, models, stack, &mut assumed)?;
+    if stack.dispatch_on(&accelerator.name) != Dispatch::PerNode
+        && let Some(moe) = &mut model_shape.moe
+    {
+        // Only exchanges by node know of it.
+        moe.node_limit = 0;
+    }
     let model = model_shape
         .complete(sequence)
         .map_err(|(key, message)| Reject::Invalid(format!("model: {key} {message}")))?;

@@ -492,7 +492,8 @@ fn fabric<'a>(
         }
         let card = node.nic.bandwidth.value.0;
         let plain = |fabric: &Fabric| {
-            fabric.topology != Topology::RailOnly && fabric.oversubscription.value.0 <= 1.0
+            !matches!(fabric.topology, Topology::RailOnly | Topology::TwoSites)
+                && fabric.oversubscription.value.0 <= 1.0
         };
         let mut alike: Vec<&Fabric> = catalogue
             .fabrics

@@ -33,7 +33,10 @@ pub fn committed_scenarios() -> Vec<PathBuf> {
         for entry in std::fs::read_dir(folder).expect("a folder of scenarios") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
-                collect(&path, found);
+                // Networks that scenarios name are none themselves.
+                if path.file_name().is_some_and(|name| name != "networks") {
+                    collect(&path, found);
+                }
             } else if path.extension().is_some_and(|extension| extension == "toml") {
                 found.push(path);
             }

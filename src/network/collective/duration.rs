@@ -230,7 +230,8 @@ pub fn predict(
     if let Some(transport) = transport.filter(|_| crosses) {
         latency += transport.base
             + volume.steps_net * transport.hop[wire_protocol as usize]
-            + f64::from(group.nodes - 2) * transport.per_node;
+            + f64::from(group.nodes - 2) * transport.per_node
+            + request.path.over(volume.steps_net).get();
         let cards = f64::from(group.min_per_node);
         let reached = transport.efficiency
             * match wire_protocol {

@@ -61,7 +61,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::hardware::ScaleUpKind;
 use crate::program::Fanout;
-use crate::units::{Bytes, BytesPerSecond};
+use crate::units::{Bytes, BytesPerSecond, Nanos, Seconds};
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -281,6 +281,27 @@ pub struct Links {
     pub nic_bandwidth: BytesPerSecond,
 }
 
+/// What the paths between the nodes of a group add to the latency of a step, one way, beyond the
+/// short path that the constants of transports include.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct PathLatency {
+    /// Mean over the pairs that exchange messages.
+    pub mean: Nanos,
+    /// Of the longest path.
+    pub longest: Nanos,
+}
+
+impl PathLatency {
+    /// Of so many steps between nodes one after the other: a chunk that goes round takes every path
+    /// in turn; one that goes there and back takes the longest at least once each way.
+    #[must_use]
+    pub fn over(self, steps: f64) -> Seconds {
+        (self.mean.seconds() * steps).max(self.longest.seconds() * steps.min(2.0))
+    }
+}
+
 /// Fewer bytes on the wire at the price of kernels before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Compression {
@@ -309,6 +330,8 @@ pub struct Request {
     pub compression: Option<Compression>,
     /// Items of an all-to-all cross once per node.
     pub fanout: Option<Fanout>,
+    /// What the paths between its nodes add to latency.
+    pub path: PathLatency,
 }
 
 impl Request {
@@ -325,6 +348,7 @@ impl Request {
             no_in_switch: false,
             compression: None,
             fanout: None,
+            path: PathLatency::default(),
         }
     }
 }

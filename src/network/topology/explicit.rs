@@ -4,6 +4,7 @@
 //! name = "two nodes, one switch"
 //! endpoints_per_node = 2          # optional: 1
 //! switch_ports = 4                # optional: no limit
+//! servers = ["host-7", "host-9"]  # optional: names for placements, in the order of the endpoints
 //!
 //! [[nodes]]
 //! name = "a0"
@@ -36,6 +37,8 @@ struct File {
     #[serde(default = "one")]
     endpoints_per_node: u32,
     switch_ports: Option<u32>,
+    #[serde(default)]
+    servers: Vec<String>,
     nodes: Vec<NodeEntry>,
     #[serde(default)]
     links: Vec<LinkEntry>,
@@ -204,6 +207,26 @@ pub fn read(document: &Document) -> Result<Topology> {
             None,
         ));
     }
+    let per_node = topology.endpoints_per_node as usize;
+    if !topology.endpoints.len().is_multiple_of(per_node) {
+        return Err(document.error_at(
+            "endpoints_per_node",
+            &format!("{} endpoints do not fill servers of {per_node}", topology.endpoints.len()),
+            None,
+        ));
+    }
+    for (i, name) in file.servers.iter().enumerate() {
+        if file.servers[..i].contains(name) {
+            let message = format!("`{name}` is already the name of another server");
+            return Err(document.error_at(&format!("servers[{i}]"), &message, None));
+        }
+    }
+    if !file.servers.is_empty() && file.servers.len() != topology.node_count() {
+        let (named, there) = (file.servers.len(), topology.node_count());
+        let message = format!("{named} servers are named, and the endpoints are those of {there}");
+        return Err(document.error_at("servers", &message, None));
+    }
+    topology.servers = file.servers;
     topology.check().map_err(|error| match error {
         Error::Unsupported(message) => document.error_at("", &message, None),
         other => other,
@@ -266,6 +289,10 @@ kind = "optical"
         assert!(m.contains("to itself"), "{m}");
         let m = message("switch_ports = 2", "switch_ports = 1");
         assert!(m.contains("2 cables and 1 ports"), "{m}");
+        let m = message("switch_ports = 2", "servers = [\"x\"]");
+        assert!(m.contains("net.toml:3") && m.contains("1 servers are named"), "{m}");
+        let m = message("switch_ports = 2", "endpoints_per_node = 3");
+        assert!(m.contains("net.toml:3") && m.contains("2 endpoints do not fill"), "{m}");
         let m = message("name = \"b\"", "name = \"a\"");
         assert!(m.contains("already the name"), "{m}");
         let m = message("kind = \"leaf\"", "kind = \"leef\"");

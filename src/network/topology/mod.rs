@@ -132,6 +132,8 @@ pub struct Topology {
     pub radix: Option<u32>,
     /// Names given by a file, by node; empty for generated networks.
     pub names: Vec<String>,
+    /// Names of servers given by a file, in the order of their endpoints; empty where there are none.
+    pub servers: Vec<String>,
 }
 
 impl Topology {
@@ -145,6 +147,7 @@ impl Topology {
             endpoints_per_node: 1,
             radix: None,
             names: Vec::new(),
+            servers: Vec::new(),
         }
     }
 
@@ -182,6 +185,15 @@ impl Topology {
     #[must_use]
     pub fn node_count(&self) -> usize {
         self.endpoints.len().div_ceil(self.endpoints_per_node.max(1) as usize)
+    }
+
+    /// Names of the servers: the file's, or `node-0` and so on.
+    #[must_use]
+    pub fn server_names(&self) -> Vec<String> {
+        if self.servers.is_empty() {
+            return (0..self.node_count()).map(|i| format!("node-{i}")).collect();
+        }
+        self.servers.clone()
     }
 
     /// Checks what every network must satisfy.

@@ -37,14 +37,27 @@ impl Parameters {
     }
 }
 
+/// Whether the nodes fit, without building anything.
+///
+/// # Errors
+/// As [`build`].
+pub fn fits(p: &Parameters) -> Result<()> {
+    if p.nodes.contains(&0) {
+        return Err(refuse("two sites need at least one node each".into()));
+    }
+    p.nodes.iter().try_for_each(|nodes| clos::fits(&one_site(p, *nodes)))
+}
+
+fn one_site(p: &Parameters, nodes: u32) -> clos::Parameters {
+    clos::Parameters::rail_optimised(nodes, p.cards_per_node, p.radix, p.port_rate, 2)
+}
+
 /// Builds the pair; endpoints are the cards of the first site, then of the second.
 ///
 /// # Errors
 /// A site is empty or does not fit into two tiers.
 pub fn build(p: &Parameters) -> Result<Topology> {
-    if p.nodes.contains(&0) {
-        return Err(refuse("two sites need at least one node each".into()));
-    }
+    fits(p)?;
     let mut t = Topology::new(
         format!("two sites of {} and {} nodes over a WAN", p.nodes[0], p.nodes[1]),
         0,
@@ -53,13 +66,7 @@ pub fn build(p: &Parameters) -> Result<Topology> {
     t.endpoints_per_node = p.cards_per_node;
     let mut routers = Vec::new();
     for (site, nodes) in (0_u32..).zip(p.nodes) {
-        let one = clos::build(&clos::Parameters::rail_optimised(
-            nodes,
-            p.cards_per_node,
-            p.radix,
-            p.port_rate,
-            2,
-        ))?;
+        let one = clos::build(&one_site(p, nodes))?;
         let offset = t.graph.node_count();
         for vertex in one.graph.node_weights() {
             let group = if vertex.kind == NodeKind::Nic {

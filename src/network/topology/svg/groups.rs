@@ -16,7 +16,10 @@ pub(super) const HEIGHT: f64 = 620.0;
 /// Most groups drawn.
 const MOST: usize = 32;
 
-/// Whether links between switches of one tier carry the traffic.
+/// Nodes up to which a network is drawn whole, whatever its links.
+const WHOLE: usize = 64;
+
+/// Whether links between switches of one tier carry the traffic of more than can be drawn whole.
 pub(super) fn applies(topology: &Topology) -> bool {
     let graph = &topology.graph;
     let tiers: u8 = graph
@@ -25,6 +28,7 @@ pub(super) fn applies(topology: &Topology) -> bool {
         .max()
         .unwrap_or(0);
     tiers == 1
+        && graph.node_count() > WHOLE
         && graph
             .edge_references()
             .any(|e| graph[e.source()].kind.is_switch() && graph[e.target()].kind.is_switch())
