@@ -9,19 +9,24 @@ mod recorded;
 mod result;
 mod steps;
 mod uncertainty;
+mod what_if;
 
 pub use demands::demands_of;
 pub use durations::{Timed, time_program};
 pub use explain::{EXPLAIN_SCHEMA, Term, Waterfall, explain};
 pub use network::{Meetings, sites_of};
 pub use recorded::{
-    RankReplay, RecordedReplay, WhatIf, recorded_durations, replay_changed, replay_recorded,
+    RankReplay, RecordedReplay, recorded_durations, replay_changed, replay_recorded,
 };
 pub use result::*;
 pub use steps::{
     Factor, HalfPrediction, StepReplay, Stragglers, predict_second_half, replay_steps, stragglers,
 };
 pub use uncertainty::{NINETY, Ratio, Uncertainty, Verdict, compare, uncertainty};
+pub use what_if::{
+    Attribution, Component, Coverage, CoveragePart, Network, NetworkFit, Pipeline,
+    PipelinePrediction, Straggler, WhatIf, WhatIfReport, recorded_accelerator,
+};
 
 use std::collections::BTreeMap;
 

@@ -30,5 +30,6 @@ pub mod model;
 pub mod names;
 pub mod program;
 pub mod redact;
+pub mod shapes;
 pub mod steps;
 pub mod view;

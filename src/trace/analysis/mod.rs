@@ -7,7 +7,7 @@
 mod collectives;
 mod critical;
 mod findings;
-mod intervals;
+pub(crate) mod intervals;
 mod kernels;
 mod launch;
 mod report;
