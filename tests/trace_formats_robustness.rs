@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod support;
+
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,33 +14,7 @@ use trainyard::trace::format::{Compression, read, write};
 use trainyard::trace::import::read_bytes;
 use trainyard::trace::model::TraceSet;
 
-/// A small deterministic generator (SplitMix64): the same mutations on every run.
-struct Random(u64);
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
-    }
-}
-
-const SPICE: [&str; 10] = [
-    "NaN",
-    "-1",
-    "9223372036854775807",
-    "-9223372036854775808",
-    "1e18",
-    "\"",
-    "{",
-    "]",
-    "null",
-    ",,",
-];
+use support::mutation::{Random, mutate};
 
 /// Bytes in place only: in a format of offsets, anything else ends at the first of them.
 fn mutate_in_place(good: &[u8], random: &mut Random) -> Vec<u8> {
@@ -47,31 +23,6 @@ fn mutate_in_place(good: &[u8], random: &mut Random) -> Vec<u8> {
         let at = random.below(bytes.len());
         match random.below(2) {
             0 => bytes[at] = random.next() as u8,
-            _ => bytes[at] ^= 1 << random.below(8),
-        }
-    }
-    bytes
-}
-
-fn mutate(text: &[u8], random: &mut Random) -> Vec<u8> {
-    let mut bytes = text.to_vec();
-    for _ in 0..=random.below(8) {
-        if bytes.is_empty() {
-            break;
-        }
-        let at = random.below(bytes.len());
-        match random.below(6) {
-            0 => bytes[at] = random.next() as u8,
-            1 => drop(bytes.remove(at)),
-            2 => bytes.insert(at, random.next() as u8),
-            3 => drop(bytes.splice(at..at, SPICE[random.below(SPICE.len())].bytes())),
-            4 => {
-                let digits = bytes[at..].iter().position(u8::is_ascii_digit).map(|d| at + d);
-                if let Some(start) = digits {
-                    let count = bytes[start..].iter().take_while(|b| b.is_ascii_digit()).count();
-                    drop(bytes.splice(start..start + count, SPICE[random.below(5)].bytes()));
-                }
-            }
             _ => bytes[at] ^= 1 << random.below(8),
         }
     }
