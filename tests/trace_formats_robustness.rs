@@ -9,6 +9,8 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use trainyard::outcome::{Network, Pipeline, Straggler, WhatIf};
+use trainyard::plan::Schedule;
 use trainyard::trace::analysis::inspect;
 use trainyard::trace::format::{Compression, read, write};
 use trainyard::trace::import::read_bytes;
@@ -29,6 +31,20 @@ fn mutate_in_place(good: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
+/// Changes that most recordings can have.
+fn what_ifs() -> [WhatIf; 5] {
+    let network = Network { bandwidth: 2.0, latency: 0.5, added_ns: 1000 };
+    let pipeline =
+        Pipeline { schedule: Some(Schedule::Gpipe), chunks: None, micro_batches: Some(7) };
+    [
+        WhatIf { network, ..WhatIf::default() },
+        WhatIf { data_parallel: Some(3), ..WhatIf::default() },
+        WhatIf { pipeline, ..WhatIf::default() },
+        WhatIf { remove: vec!["a".into()], ..WhatIf::default() },
+        WhatIf { without: vec![Straggler::Rank(0)], ..WhatIf::default() },
+    ]
+}
+
 /// Reads, inspects, replays, and now and then writes and reads again.
 fn survive(bytes: &[u8], file: &str, round_trip: bool) -> bool {
     let Ok(ranks) = read_bytes(bytes, file) else { return false };
@@ -44,6 +60,11 @@ fn survive(bytes: &[u8], file: &str, round_trip: bool) -> bool {
             }
         }
         let _ = trainyard::outcome::replay_recorded(&set.ranks);
+        if round_trip {
+            for what_if in what_ifs() {
+                let _ = trainyard::outcome::replay_changed(&set.ranks, &what_if);
+            }
+        }
     }
     if round_trip {
         let folder = tempfile::tempdir().unwrap();

@@ -189,6 +189,21 @@ fn reductions_of_more_replicas_follow_a_ring() {
 }
 
 #[test]
+fn what_would_not_fit_is_refused() {
+    let refused = |what_if: &WhatIf| {
+        let error = replay_changed(&replicas(), what_if).unwrap_err();
+        error.to_string()
+    };
+    let many = WhatIf { data_parallel: Some(u32::MAX), ..WhatIf::default() };
+    assert!(refused(&many).contains("more than fit"));
+    assert!(refused(&pipeline(None, None, Some(u32::MAX))).contains("at most"));
+    assert!(
+        refused(&pipeline(Some(Schedule::Interleaved), None, Some(3))).contains("multiple of 2")
+    );
+    assert!(refused(&pipeline(Some(Schedule::Gpipe), Some(2), None)).contains("interleaved"));
+}
+
+#[test]
 fn operations_are_removed_with_what_they_waited_for_kept() {
     let what_if = WhatIf { remove: vec!["grads-reduce-scatter".into()], ..WhatIf::default() };
     assert_eq!(steps(&replicas(), &what_if), [5 * (F + B)]);

@@ -56,11 +56,11 @@ pub enum TraceCommand {
         /// Also write what waited for what, and which of it was inferred, as CSV.
         #[arg(long, value_name = "FILE")]
         edges: Option<PathBuf>,
-        #[command(flatten)]
-        what_if: Box<WhatIfArgs>,
         /// Fail where anything of a trace cannot be used.
         #[arg(long)]
         strict: bool,
+        #[command(flatten)]
+        what_if: Box<WhatIfArgs>,
     },
     /// Say where the time went.
     ///

@@ -278,6 +278,13 @@ fn change(ranks: &[RankTrace], recorded: &RecordedProgram, what_if: &WhatIf) -> 
         widen(ranks, &mut now, &mut durations, &split, (what_if, replicas), &mut assumed)?;
     }
     if what_if.network != Network::default() || what_if.data_parallel.is_some() {
+        if now.origins.iter().any(|origin| origin.moved.is_some()) {
+            assumed.push(
+                "collectives whose other members were not recorded hold waiting: what is called \
+                 their latency is a bound"
+                    .into(),
+            );
+        }
         report.network = split.into_fits();
     }
     Ok(Changed { recorded: now, durations, assumed, report })

@@ -187,6 +187,7 @@ fn unknown_name<'a>(part: &str, names: impl Iterator<Item = &'a str>) -> Error {
     // Names of kernels are long and decorated: their words are what people type.
     let mut words: Vec<&str> = names
         .flat_map(|name| name.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-')))
+        .flat_map(|word| std::iter::once(word).chain(word.split('_')))
         .filter(|word| word.len() > 2)
         .chain(["compute", "communication"])
         .collect();

@@ -35,6 +35,8 @@ use crate::outcome::recorded::durations_of;
 
 /// Steps drawn again for the interval.
 const DRAWS: u64 = 64;
+/// Passes of all stages in a step that can be laid out.
+const MOST_PASSES: u64 = 1 << 18;
 /// Steps longer than the median by this factor say nothing about the usual step.
 const UNUSUAL: f64 = 1.5;
 
@@ -179,6 +181,13 @@ impl<'a> Replanned<'a> {
             return unsupported(format!(
                 "interleaving needs a multiple of {stages} micro-batches, and there are \
                  {micro_batches}"
+            ));
+        }
+        let passes = u64::from(micro_batches) * u64::from(chunks) * 2 * job.places.len() as u64;
+        if passes > MOST_PASSES {
+            return unsupported(format!(
+                "{micro_batches} micro-batches in {chunks} chunks are {passes} passes of a step; \
+                 {MOST_PASSES} at most can be laid out"
             ));
         }
         let plan = Plan { schedule, chunks, micro_batches };

@@ -19,6 +19,9 @@ use super::WhatIf;
 use super::kernels::communication;
 use super::network::Split;
 
+/// Operations of all ranks that a recording can be made to have.
+const MOST_OPERATIONS: usize = 1 << 25;
+
 /// Makes the data-parallel groups of a recording `replicas` wide: collectives of reduction and
 /// gathering among all recorded ranks, or of a group whose name says data parallelism. Where the
 /// recorded ranks are the replicas, more or fewer of them take part.
@@ -110,6 +113,13 @@ pub(super) fn widen(
                 .into(),
         );
         return Ok(());
+    }
+    let operations: usize = now.program.templates.iter().map(|template| template.ops.len()).sum();
+    let most = MOST_OPERATIONS / operations.max(1) * ranks.len();
+    if replicas as usize > most.max(ranks.len()) {
+        return Err(Error::Unsupported(format!(
+            "{replicas} replicas of this recording are more than fit; {most} do"
+        )));
     }
     // The recorded ranks are the replicas: more of them do what those did.
     let templates = &now.program.template_of_rank;

@@ -9,6 +9,9 @@ use crate::units::Nanos;
 
 use super::{Job, Operation, Step, With, link};
 
+/// Operations of all ranks and steps that a job can be made to have.
+const MOST_OPERATIONS: usize = 1 << 20;
+
 impl Job {
     /// Stages of the pipeline.
     #[must_use]
@@ -52,13 +55,21 @@ impl Job {
     /// as long as they did in their own step.
     ///
     /// # Errors
-    /// Stages have different numbers of replicas.
+    /// Stages have different numbers of replicas, or there would be more operations than memory is
+    /// for.
     pub fn with_replicas(&self, replicas: usize, factor: &dyn Fn(&str) -> f64) -> Result<Self> {
         let (stages, recorded) = (self.stages(), self.replicas());
         if self.places.len() != stages * recorded {
             return Err(Error::Unsupported(
                 "another data-parallel size needs every stage of every replica recorded".into(),
             ));
+        }
+        let operations: usize = self.steps.iter().flat_map(|s| &s.ranks).map(Vec::len).sum();
+        let most = MOST_OPERATIONS / operations.max(1) * recorded;
+        if replicas > most.max(recorded) {
+            return Err(Error::Unsupported(format!(
+                "{replicas} replicas of this recording are more than fit; {most} do"
+            )));
         }
         let position: BTreeMap<(usize, usize), usize> = self
             .places
