@@ -6,24 +6,19 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use trainyard::trace::analysis::{Window, windows};
 use trainyard::trace::import::{Imported, import};
 use trainyard::trace::launches::Launches;
 use trainyard::trace::model::{Kind, RankTrace};
 
-fn corpus() -> Option<PathBuf> {
-    let Some(shared) = std::env::var_os("TRAINYARD_SHARED") else {
-        eprintln!("skipped: TRAINYARD_SHARED is not set, so there is no corpus of traces");
-        return None;
-    };
-    Some(PathBuf::from(shared).join("corpus/traces"))
-}
+use support::traces::corpus;
 
 fn read(path: &str) -> Option<Imported> {
-    Some(import(&[corpus()?.join(path)], false).unwrap())
+    Some(import(&[corpus(path)?], false).unwrap())
 }
 
 fn whole(rank: &RankTrace) -> Window {
@@ -165,7 +160,7 @@ const VENDOR_US: f64 = 0.25;
 
 fn ascend(set: &str, path: &str) {
     let Some(imported) = read(path) else { return };
-    let corpus = corpus().unwrap();
+    let corpus = corpus("").unwrap();
     let mut table = csv::Reader::from_path(corpus.join("ground_truth_ascend.csv")).unwrap();
     let rows: Vec<BTreeMap<String, String>> = table.deserialize().map(Result::unwrap).collect();
     let rows: Vec<_> = rows.into_iter().filter(|row| row["set"] == set).collect();
@@ -248,7 +243,7 @@ fn ascend_tables_and_views_that_stand_alone() {
         let Some(imported) = read(file) else { return };
         let rank = &imported.traces.ranks[0];
         let expected = kernels.unwrap_or_else(|| {
-            let text = std::fs::read_to_string(corpus().unwrap().join(file)).unwrap();
+            let text = std::fs::read_to_string(corpus("").unwrap().join(file)).unwrap();
             text.lines().count() - 1
         });
         let device = rank.events.iter().filter(|e| e.kind.is_device()).count();
@@ -263,7 +258,7 @@ fn operations_of_the_straggler_job() {
     let ranks = &imported.traces.ranks;
     assert_eq!(ranks.len(), 8);
     assert_eq!(ranks.iter().map(|r| r.events.len()).sum::<usize>(), 6784);
-    let corpus = corpus().unwrap();
+    let corpus = corpus("").unwrap();
     let mut table = csv::Reader::from_path(corpus.join("ground_truth_straggler.csv")).unwrap();
     let rows: Vec<BTreeMap<String, String>> = table.deserialize().map(Result::unwrap).collect();
     assert_eq!(rows.len(), 32);
@@ -280,7 +275,7 @@ fn primus_logs() {
     let Some(imported) = read("primus_pp") else { return };
     let ranks = &imported.traces.ranks;
     assert_eq!((ranks.len(), imported.traces.traces().count()), (8, 1));
-    let corpus = corpus().unwrap();
+    let corpus = corpus("").unwrap();
     let mut table = csv::Reader::from_path(corpus.join("ground_truth_pp.csv")).unwrap();
     let rows: Vec<BTreeMap<String, String>> = table.deserialize().map(Result::unwrap).collect();
     assert_eq!(rows.len(), 160);
@@ -340,7 +335,7 @@ fn execution_traces_of_every_schema() {
 
 #[test]
 fn an_execution_trace_completes_the_profiler_trace_of_its_rank() {
-    let Some(corpus) = corpus() else { return };
+    let Some(corpus) = corpus("") else { return };
     let both = ["param/dlrm_kineto.tar.gz", "param/dlrm_pytorch_et.tar.gz"];
     let imported = import(&both.map(|file| corpus.join(file)), false).unwrap();
     assert_eq!(imported.traces.ranks.len(), 8);

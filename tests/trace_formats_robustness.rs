@@ -3,42 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod support;
+
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use trainyard::outcome::{Network, Pipeline, Straggler, WhatIf};
+use trainyard::plan::Schedule;
 use trainyard::trace::analysis::inspect;
 use trainyard::trace::format::{Compression, read, write};
 use trainyard::trace::import::read_bytes;
 use trainyard::trace::model::TraceSet;
 
-/// A small deterministic generator (SplitMix64): the same mutations on every run.
-struct Random(u64);
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
-    }
-}
-
-const SPICE: [&str; 10] = [
-    "NaN",
-    "-1",
-    "9223372036854775807",
-    "-9223372036854775808",
-    "1e18",
-    "\"",
-    "{",
-    "]",
-    "null",
-    ",,",
-];
+use support::mutation::{Random, mutate};
 
 /// Bytes in place only: in a format of offsets, anything else ends at the first of them.
 fn mutate_in_place(good: &[u8], random: &mut Random) -> Vec<u8> {
@@ -53,29 +31,18 @@ fn mutate_in_place(good: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-fn mutate(text: &[u8], random: &mut Random) -> Vec<u8> {
-    let mut bytes = text.to_vec();
-    for _ in 0..=random.below(8) {
-        if bytes.is_empty() {
-            break;
-        }
-        let at = random.below(bytes.len());
-        match random.below(6) {
-            0 => bytes[at] = random.next() as u8,
-            1 => drop(bytes.remove(at)),
-            2 => bytes.insert(at, random.next() as u8),
-            3 => drop(bytes.splice(at..at, SPICE[random.below(SPICE.len())].bytes())),
-            4 => {
-                let digits = bytes[at..].iter().position(u8::is_ascii_digit).map(|d| at + d);
-                if let Some(start) = digits {
-                    let count = bytes[start..].iter().take_while(|b| b.is_ascii_digit()).count();
-                    drop(bytes.splice(start..start + count, SPICE[random.below(5)].bytes()));
-                }
-            }
-            _ => bytes[at] ^= 1 << random.below(8),
-        }
-    }
-    bytes
+/// Changes that most recordings can have.
+fn what_ifs() -> [WhatIf; 5] {
+    let network = Network { bandwidth: 2.0, latency: 0.5, added_ns: 1000 };
+    let pipeline =
+        Pipeline { schedule: Some(Schedule::Gpipe), chunks: None, micro_batches: Some(7) };
+    [
+        WhatIf { network, ..WhatIf::default() },
+        WhatIf { data_parallel: Some(3), ..WhatIf::default() },
+        WhatIf { pipeline, ..WhatIf::default() },
+        WhatIf { remove: vec!["a".into()], ..WhatIf::default() },
+        WhatIf { without: vec![Straggler::Rank(0)], ..WhatIf::default() },
+    ]
 }
 
 /// Reads, inspects, replays, and now and then writes and reads again.
@@ -93,6 +60,11 @@ fn survive(bytes: &[u8], file: &str, round_trip: bool) -> bool {
             }
         }
         let _ = trainyard::outcome::replay_recorded(&set.ranks);
+        if round_trip {
+            for what_if in what_ifs() {
+                let _ = trainyard::outcome::replay_changed(&set.ranks, &what_if);
+            }
+        }
     }
     if round_trip {
         let folder = tempfile::tempdir().unwrap();

@@ -5,22 +5,15 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use trainyard::trace::analysis::{Window, windows};
 use trainyard::trace::import::import;
 use trainyard::trace::launches::Launches;
 
-fn corpus() -> Option<PathBuf> {
-    match std::env::var_os("TRAINYARD_SHARED") {
-        Some(shared) => Some(PathBuf::from(shared).join("corpus/traces")),
-        None => {
-            eprintln!("skipped: TRAINYARD_SHARED is not set, so there is no corpus of traces");
-            None
-        }
-    }
-}
+use support::traces::corpus;
 
 type Row = BTreeMap<String, String>;
 
@@ -38,7 +31,7 @@ fn nanos(text: &str) -> i64 {
 }
 
 fn check(trace: &str, file: &str, expected_rows: usize) {
-    let Some(corpus) = corpus() else { return };
+    let Some(corpus) = corpus("") else { return };
     let imported = import(&[corpus.join(file)], true).unwrap();
     let found: BTreeMap<String, Vec<Window>> = imported
         .traces
@@ -107,7 +100,7 @@ macro_rules! ground_truth {
 
         #[test]
         fn no_row_of_ground_truth_is_left_out() {
-            let Some(corpus) = corpus() else { return };
+            let Some(corpus) = corpus("") else { return };
             let mut reader = csv::Reader::from_path(corpus.join("ground_truth.csv")).unwrap();
             let total = reader.records().count();
             assert_eq!(total, [$($rows),+].into_iter().sum::<usize>());

@@ -7,20 +7,11 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
-use std::path::PathBuf;
+mod support;
 
 use trainyard::outcome::{StepReplay, predict_second_half, replay_steps, stragglers};
-use trainyard::trace::import::import;
-use trainyard::trace::model::RankTrace;
 
-fn ranks(path: &str) -> Option<Vec<RankTrace>> {
-    let Ok(shared) = std::env::var("TRAINYARD_SHARED") else {
-        println!("skipped: TRAINYARD_SHARED is not set");
-        return None;
-    };
-    let path = PathBuf::from(shared).join("corpus/traces").join(path);
-    Some(import(&[path], false).unwrap().traces.ranks)
-}
+use support::traces::corpus_ranks;
 
 fn mean_error(steps: &[StepReplay]) -> f64 {
     let errors = steps.iter().map(|s| s.unexplained_ns.abs() as f64 / s.measured_ns as f64);
@@ -29,7 +20,7 @@ fn mean_error(steps: &[StepReplay]) -> f64 {
 
 #[test]
 fn steps_of_the_straggler_job_replay() {
-    let Some(ranks) = ranks("bytedance_straggler/trace-ST.parquet") else { return };
+    let Some(ranks) = corpus_ranks("bytedance_straggler/trace-ST.parquet") else { return };
     let steps = replay_steps(&ranks, None).unwrap();
     for s in &steps {
         println!(
@@ -47,7 +38,7 @@ fn steps_of_the_straggler_job_replay() {
 
 #[test]
 fn later_steps_follow_from_earlier_ones() {
-    let Some(ranks) = ranks("bytedance_straggler/trace-ST.parquet") else { return };
+    let Some(ranks) = corpus_ranks("bytedance_straggler/trace-ST.parquet") else { return };
     let half = predict_second_half(&ranks).unwrap();
     println!(
         "{} ns, mean {:.3} %, largest {:.3} %",
@@ -61,7 +52,7 @@ fn later_steps_follow_from_earlier_ones() {
 
 #[test]
 fn stragglers_are_attributed_as_the_published_analysis_does() {
-    let Some(ranks) = ranks("bytedance_straggler/trace-ST.parquet") else { return };
+    let Some(ranks) = corpus_ranks("bytedance_straggler/trace-ST.parquet") else { return };
     let found = stragglers(&ranks).unwrap();
     println!("{found:?}");
     assert!((found.slowdown / 1.1787 - 1.0).abs() <= 0.02, "{}", found.slowdown);
@@ -74,7 +65,7 @@ fn stragglers_are_attributed_as_the_published_analysis_does() {
 
 #[test]
 fn iterations_of_the_pipeline_log_replay() {
-    let Some(ranks) = ranks("primus_pp") else { return };
+    let Some(ranks) = corpus_ranks("primus_pp") else { return };
     let steps = replay_steps(&ranks, None).unwrap();
     for s in &steps {
         println!(

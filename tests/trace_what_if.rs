@@ -50,6 +50,57 @@ fn what_makes_no_sense_is_refused() {
         let mut command = Command::cargo_bin("trainyard").unwrap();
         command.args(["trace", "replay", "tests/data/trace", "--scale", bad]).assert().code(2);
     }
+}
+
+fn refused(path: &str, options: &[&str], code: i32, says: &str) {
     let mut command = Command::cargo_bin("trainyard").unwrap();
-    command.args(["trace", "replay", "tests/data/trace", "--slow", "0=2"]).assert().code(3);
+    let assert = command.args(["trace", "replay", path]).args(options).assert().code(code);
+    let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(text.contains(says), "{options:?}: {text}");
+}
+
+#[test]
+fn unknown_names_offer_the_nearest() {
+    let kernels = "tests/data/trace";
+    refused(kernels, &["--remove", "sgemn"], 3, "sgemm");
+    refused(kernels, &["--scale", "elementwize=2"], 3, "did you mean");
+    refused(kernels, &["--slow", "7=2"], 3, "no rank named `7`");
+    refused(kernels, &["--accelerator", "mi300"], 3, "mi300x");
+    refused(kernels, &["--recorded-on", "h10", "--accelerator", "h200"], 3, "h100");
+}
+
+#[test]
+fn changes_that_a_recording_cannot_have_are_refused() {
+    let kernels = "tests/data/trace";
+    refused(kernels, &["--schedule", "gpipe"], 3, "micro-batch");
+    refused(kernels, &["--without-straggler", "stage=1"], 3, "rank=N");
+    refused(kernels, &["--network-latency", "fast"], 2, "+5us");
+    refused(kernels, &["--network-bandwidth", "0"], 2, "above 0");
+    refused(kernels, &["--fuse", "one"], 2, "two names");
+    refused(kernels, &["--without-straggler", "node=1"], 2, "rank=N");
+}
+
+#[test]
+fn a_table_says_before_and_after_and_what_was_assumed() {
+    let mut command = Command::cargo_bin("trainyard").unwrap();
+    let options = ["trace", "replay", "tests/data/trace", "--accelerator", "h100"];
+    let output = command.args(options).assert().success();
+    let text = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    for part in ["What if: on h100", "exposed communication", "by shape", "assumed: recorded on"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn edges_are_listed_with_what_was_inferred() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("edges.csv");
+    let mut command = Command::cargo_bin("trainyard").unwrap();
+    command.args(["trace", "replay", "tests/data/trace", "--edges"]).arg(&file).assert().success();
+    let mut table = csv::Reader::from_path(&file).unwrap();
+    let header = table.headers().unwrap().clone();
+    assert_eq!(&header[1], "cause");
+    assert_eq!(&header[2], "inferred");
+    let rows: Vec<csv::StringRecord> = table.records().map(Result::unwrap).collect();
+    assert!(rows.iter().any(|row| &row[1] == "meeting"), "{rows:?}");
 }

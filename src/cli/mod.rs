@@ -17,6 +17,7 @@ mod timeline;
 mod topo;
 mod trace;
 mod trace_replay;
+mod trace_what_if;
 mod validate;
 
 use std::fs::File;
@@ -135,7 +136,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, &context, &mut out),
         Command::Explain(args) => explain::run(&args, &context, &mut out),
         Command::Hw(args) => hw::run(&args, &context, &mut out),
-        Command::Trace(command) => command.run(&mut out),
+        Command::Trace(command) => command.run(&context, &mut out),
         Command::Validate(args) => validate::run_validate(&args, &context, &mut out),
         Command::Check(args) => check::run(&args, &context, &mut out),
         Command::Topo(TopoCommand::List) => topo::list(&mut out),

@@ -7,12 +7,15 @@ use clap::{Subcommand, ValueEnum};
 
 use super::timeline::{ExportArgs, export};
 use crate::error::{Error, Result};
-use crate::outcome::{WhatIf, replay_changed};
+use crate::outcome::replay_changed;
 use crate::trace::analysis::inspect;
 use crate::trace::format::{self, Compression};
 use crate::trace::import::import;
 use crate::trace::model::RankTrace;
 use crate::trace::view;
+
+use super::Context;
+use super::trace_what_if::WhatIfArgs;
 
 /// Work with recorded traces.
 #[derive(Debug, Subcommand)]
@@ -40,9 +43,10 @@ pub enum TraceCommand {
     /// Replay recorded ranks from durations, launches and dependencies alone.
     ///
     /// Waiting is derived again, never copied. What is left unexplained is a gap that the recording
-    /// gives no reason for; a large share means the recording is incomplete. With --scale or
-    /// --slow, the same is predicted for the changed job. Jobs recorded operation by operation
-    /// (Megatron operations, Primus) are replayed step by step, stragglers attributed.
+    /// gives no reason for; a large share means the recording is incomplete. With an option under
+    /// `What if`, the same is predicted for the changed job, with what had to be assumed. Jobs
+    /// recorded operation by operation (Megatron operations, Primus) are replayed step by step,
+    /// stragglers attributed.
     Replay {
         /// Trace directories, or profiler output as `trace import` reads it.
         #[arg(required = true, value_name = "PATH")]
@@ -50,16 +54,14 @@ pub enum TraceCommand {
         /// What to print.
         #[arg(long, value_enum, default_value_t = FormatArg::Table)]
         format: FormatArg,
-        /// What if these took FACTOR times as long: a part of a name of kernels, operations or
-        /// collectives, or `compute`, or `communication`. 0 removes them.
-        #[arg(long, value_name = "NAME=FACTOR", value_parser = name_and_factor)]
-        scale: Vec<(String, f64)>,
-        /// What if a rank's own work took FACTOR times as long.
-        #[arg(long, value_name = "RANK=FACTOR", value_parser = rank_and_factor)]
-        slow: Vec<(u32, f64)>,
+        /// Also write what waited for what, and which of it was inferred, as CSV.
+        #[arg(long, value_name = "FILE")]
+        edges: Option<PathBuf>,
         /// Fail where anything of a trace cannot be used.
         #[arg(long)]
         strict: bool,
+        #[command(flatten)]
+        what_if: Box<WhatIfArgs>,
     },
     /// Write a timeline for trace viewers: Perfetto or Chrome JSON.
     ///
@@ -113,7 +115,7 @@ impl TraceCommand {
     ///
     /// # Errors
     /// An input cannot be used, or the operating system refuses.
-    pub fn run(self, out: &mut dyn Write) -> Result<()> {
+    pub(super) fn run(self, context: &Context, out: &mut dyn Write) -> Result<()> {
         match self {
             Self::Import { paths, out: directory, compression, strict } => {
                 let imported = import(&paths, strict)?;
@@ -125,9 +127,12 @@ impl TraceCommand {
                 let text = view::import_summary(&imported.traces, &header, &imported.unused);
                 print(out, &text)
             }
-            Self::Replay { paths, format, scale, slow, strict } => {
-                let what_if = WhatIf { scales: scale, ranks: slow };
+            Self::Replay { paths, format, edges, what_if, strict } => {
+                let what_if = what_if.what_if(&|| context.catalogue())?;
                 let imported = import(&paths, strict)?;
+                if let Some(file) = edges {
+                    write_file(&file, &super::trace_replay::edges(&imported.traces)?)?;
+                }
                 let (mut all, mut without) = (Vec::new(), Vec::new());
                 for trace in imported.traces.traces() {
                     let name = trace.first().map_or("", |rank| rank.header.trace.as_str());
@@ -182,22 +187,6 @@ impl TraceCommand {
             }
         }
     }
-}
-
-/// `NAME=FACTOR`.
-fn name_and_factor(text: &str) -> Result<(String, f64), String> {
-    let (name, factor) = text.rsplit_once('=').ok_or("expected NAME=FACTOR")?;
-    let factor: f64 = factor.parse().map_err(|_| format!("`{factor}` is no number"))?;
-    if name.is_empty() || !(0.0..=1000.0).contains(&factor) {
-        return Err("expected a name and a factor from 0 to 1000".into());
-    }
-    Ok((name.to_owned(), factor))
-}
-
-/// `RANK=FACTOR`.
-fn rank_and_factor(text: &str) -> Result<(u32, f64), String> {
-    let (rank, factor) = name_and_factor(text)?;
-    Ok((rank.parse().map_err(|_| format!("`{rank}` is no rank"))?, factor))
 }
 
 fn print(out: &mut dyn Write, text: &str) -> Result<()> {

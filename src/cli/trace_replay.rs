@@ -1,9 +1,13 @@
 //! What `trainyard trace replay` prints.
 
-use comfy_table::{Table, presets};
+use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::outcome::{RecordedReplay, StepReplay};
+use crate::error::Result;
+use crate::outcome::{RecordedReplay, StepReplay, WhatIfReport};
+use crate::trace::model::{RankTrace, TraceSet};
+use crate::trace::program::recorded_program;
+use crate::trace::steps::{is_operations, job};
 
 /// A trace's replay in machine output.
 #[derive(Serialize)]
@@ -36,6 +40,9 @@ pub fn table(all: &[(String, RecordedReplay)]) -> String {
         }
         if !replay.steps.is_empty() {
             text.push_str(&steps(&replay.steps));
+        }
+        if let Some(report) = &replay.what_if {
+            text.push_str(&what_if(report));
         }
         if let Some(half) = &replay.second_half {
             text.push_str(&format!(
@@ -92,8 +99,9 @@ fn ranks(replay: &RecordedReplay) -> String {
     format!(
         "{table}\n{} launched device operations, {} without a launch; waits between streams: {} \
          recorded, {} inferred, {} on a full device; {} host waits; collectives: {} met by all \
-         members, {} with their recorded duration; not replayed: {} ms in calls that blocked for \
-         something that was not recorded, {} ms by which kernels of one stream overlapped\n",
+         members, {} with their recorded duration; {} transfers; {} operations beside others of \
+         their stream; not replayed: {} ms in calls that blocked for something that was not \
+         recorded, {} ms by which kernels of one stream overlapped\n",
         n.launched,
         n.orphans,
         n.recorded_waits,
@@ -102,6 +110,8 @@ fn ranks(replay: &RecordedReplay) -> String {
         n.host_waits,
         n.meetings,
         n.unmatched_collectives,
+        n.transfers,
+        n.beside_stream,
         ms(n.blocked_unexplained_ns),
         ms(n.clipped_ns),
     )
@@ -128,4 +138,171 @@ fn steps(steps: &[StepReplay]) -> String {
         error += step.unexplained_ns.abs() as f64 / step.measured_ns.max(1) as f64;
     }
     format!("{table}\nmean step error {:.2} %\n", 100.0 * error / steps.len() as f64)
+}
+
+/// Before and after, by component, with what was assumed.
+fn what_if(report: &WhatIfReport) -> String {
+    let mut text = format!("What if: {}\n", report.changes.join("; "));
+    let mut table = new_table(&["mean of ranks", "replayed ms", "predicted ms", "change"]);
+    for part in &report.components {
+        let (before, after) = (part.replayed_ns, part.predicted_ns);
+        let change = share(after - before, before);
+        table.add_row(vec![part.component.to_owned(), ms(before), ms(after), change]);
+    }
+    text.push_str(&format!("{}\n", right(table)));
+    if let Some(coverage) = &report.coverage {
+        let header = ["compute kernels", "re-timed by", "kernels", "recorded ms", "predicted ms"];
+        let mut table = new_table(&[&header[..], &["share"]].concat());
+        for part in &coverage.parts {
+            table.add_row(vec![
+                part.class.to_owned(),
+                part.by.to_owned(),
+                part.kernels.to_string(),
+                ms(part.recorded_ns),
+                ms(part.predicted_ns),
+                format!("{:.1} %", 100.0 * part.share),
+            ]);
+        }
+        let (from, to) = coverage.totals();
+        text.push_str(&format!(
+            "{}\nfrom {} to {}: compute {} to {} ms ({:.3} times); {:.1} % of it by shape, \
+             {:.1} % by rule, {:.1} % untouched\n",
+            right(table),
+            coverage.from,
+            coverage.to,
+            ms(from),
+            ms(to),
+            to as f64 / from.max(1) as f64,
+            100.0 * coverage.share("shape"),
+            100.0 * coverage.share("rule"),
+            100.0 * coverage.share("untouched"),
+        ));
+    }
+    if !report.network.is_empty() {
+        let header = ["collective", "ranks", "calls", "sizes", "latency us", "GB/s", "split by"];
+        let mut table = new_table(&header);
+        for fit in &report.network {
+            table.add_row(vec![
+                fit.op.to_owned(),
+                fit.ranks.map_or("?".into(), |ranks| ranks.to_string()),
+                fit.calls.to_string(),
+                fit.sizes.to_string(),
+                format!("{:.1}", fit.latency_ns as f64 / 1e3),
+                fit.bytes_per_second.map_or("-".into(), |rate| format!("{:.1}", rate / 1e9)),
+                fit.by.to_owned(),
+            ]);
+        }
+        text.push_str(&format!("{}\n", right(table)));
+    }
+    if let Some(found) = &report.pipeline {
+        text.push_str(&format!(
+            "{} of {} stages, {} micro-batches, {} per stage: {} ms, nine of ten steps in {} to {} \
+             ms{}; recorded ({}, {} micro-batches) {} ms{}\n",
+            found.schedule,
+            found.stages,
+            found.micro_batches,
+            if found.chunks == 1 { "one chunk".into() } else { format!("{} chunks", found.chunks) },
+            ms(found.predicted_ns),
+            ms(found.interval_ns.0),
+            ms(found.interval_ns.1),
+            match found.unusual_steps {
+                0 => String::new(),
+                left_out => format!(" (without {left_out} that took far longer than the others)"),
+            },
+            found.recorded.unwrap_or("unknown schedule"),
+            found.recorded_micro_batches,
+            ms(found.measured_ns),
+            found.rebuilt_ns.map_or(String::new(), |rebuilt| format!(
+                ", rebuilt in the same way {} ms ({})",
+                ms(rebuilt),
+                share(rebuilt - found.measured_ns, found.measured_ns)
+            )),
+        ));
+    }
+    if !report.stragglers.is_empty() {
+        let mut table = new_table(&["straggler", "without it ms", "saves ms", "of the slowdown"]);
+        for one in &report.stragglers {
+            table.add_row(vec![
+                one.who.clone(),
+                ms(one.without_ns),
+                ms(one.saved_ns),
+                one.share.map_or("-".into(), |share| format!("{:.1} %", 100.0 * share)),
+            ]);
+        }
+        text.push_str(&format!("{}\n", right(table)));
+    }
+    for assumed in &report.assumed {
+        text.push_str(&format!("assumed: {assumed}\n"));
+    }
+    text
+}
+
+fn new_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(header.to_vec());
+    table
+}
+
+/// Numbers to the right: all columns but the first.
+fn right(mut table: Table) -> Table {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// What waited for what in every trace, as CSV; times are nanoseconds from the rank's time zero.
+pub fn edges(traces: &TraceSet) -> Result<String> {
+    let mut text = String::from(
+        "trace,cause,inferred,from_rank,from,from_start_ns,from_end_ns,to_rank,to,to_start_ns,\
+         to_end_ns\n",
+    );
+    for ranks in traces.traces() {
+        let Some(first) = ranks.first() else { continue };
+        let mut row = |cause: &str, inferred: bool, ends: [(usize, &str, i64, i64); 2]| {
+            text.push_str(&quoted(&first.header.trace));
+            text.push_str(&format!(",{cause},{inferred}"));
+            for (rank, name, start, end) in ends {
+                let number = ranks[rank].header.rank;
+                text.push_str(&format!(",{number},{},{start},{end}", quoted(name)));
+            }
+            text.push('\n');
+        };
+        if is_operations(first) {
+            let job = job(ranks)?;
+            for step in &job.steps {
+                for edge in step.edges() {
+                    let end = |(rank, index): (usize, usize)| {
+                        let operation = &step.ranks[rank][index];
+                        let name = operation.name.as_str();
+                        (rank, name, operation.start_ns, operation.end_ns)
+                    };
+                    row(edge.cause.name(), true, [end(edge.from), end(edge.to)]);
+                }
+            }
+            continue;
+        }
+        if !ranks.iter().any(|rank| rank.events.iter().any(|event| event.kind.is_device())) {
+            continue;
+        }
+        for edge in recorded_program(ranks)?.edges {
+            let end = |(rank, index): (usize, usize)| {
+                let trace: &RankTrace = &ranks[rank];
+                let event = &trace.events[index];
+                (rank, trace.name(event), event.start_ns, event.end_ns())
+            };
+            row(edge.cause.name(), edge.cause.inferred(), [end(edge.from), end(edge.to)]);
+        }
+    }
+    Ok(text)
+}
+
+/// A field of a table, quoted where it has to be.
+fn quoted(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
 }

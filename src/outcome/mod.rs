@@ -11,13 +11,14 @@ mod result;
 mod steps;
 mod timeline;
 mod uncertainty;
+mod what_if;
 
 pub use demands::demands_of;
 pub use durations::{Timed, time_program};
 pub use explain::{EXPLAIN_SCHEMA, Term, Waterfall, explain};
 pub use network::{Meetings, sites_of};
 pub use recorded::{
-    RankReplay, RecordedReplay, WhatIf, recorded_durations, replay_changed, replay_recorded,
+    RankReplay, RecordedReplay, recorded_durations, replay_changed, replay_recorded,
 };
 pub use replayed::replayed_ranks;
 pub use result::*;
@@ -26,6 +27,10 @@ pub use steps::{
 };
 pub use timeline::{first_ranks, write_timeline};
 pub use uncertainty::{NINETY, Ratio, Uncertainty, Verdict, compare, uncertainty};
+pub use what_if::{
+    Attribution, Component, Coverage, CoveragePart, Network, NetworkFit, Pipeline,
+    PipelinePrediction, Straggler, WhatIf, WhatIfReport, recorded_accelerator,
+};
 
 use std::collections::BTreeMap;
 

@@ -3,19 +3,16 @@
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
-use crate::replay::{Durations, HostTimes, Lumping, Sweep};
-use crate::trace::launches::Launches;
+use crate::error::Result;
+use crate::program::{Action, Program, Work};
+use crate::replay::{Durations, HostTimes};
 use crate::trace::model::RankTrace;
-use crate::trace::program::{Notes, RecordedProgram, recorded_program};
+use crate::trace::program::{Notes, RecordedProgram};
 use crate::trace::steps::is_operations;
 use crate::units::Nanos;
 
-use super::steps::{
-    Factor, HalfPrediction, StepReplay, Stragglers, predict_second_half, replay_steps, stragglers,
-};
-
-use crate::program::{Action, OpId, Program, Work};
+use super::steps::{HalfPrediction, StepReplay, Stragglers};
+use super::what_if::{WhatIf, WhatIfReport, replay_kernels, replay_operations};
 
 /// Replay of the ranks of one trace.
 #[derive(Clone, Debug, Serialize)]
@@ -32,37 +29,9 @@ pub struct RecordedReplay {
     /// The second half of the steps from the first, for such a job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub second_half: Option<HalfPrediction>,
-}
-
-/// A change to a recording before it is replayed.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct WhatIf {
-    /// What takes how many times as long: a part of a name, or `compute` or `communication`.
-    /// Zero removes it. The first that fits counts.
-    pub scales: Vec<(String, f64)>,
-    /// Ranks whose own work takes so many times as long.
-    pub ranks: Vec<(u32, f64)>,
-}
-
-impl WhatIf {
-    /// Whether nothing changes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.scales.is_empty() && self.ranks.is_empty()
-    }
-
-    /// How many times as long something takes.
-    #[must_use]
-    pub fn factor(&self, rank: Option<u32>, name: &str, communicates: bool) -> f64 {
-        let fits = |part: &str| match part {
-            "compute" => !communicates,
-            "communication" => communicates,
-            part => name.contains(part),
-        };
-        let scale = self.scales.iter().find(|(part, _)| fits(part)).map_or(1.0, |(_, by)| *by);
-        let own = self.ranks.iter().find(|(number, _)| Some(*number) == rank && !communicates);
-        scale * own.map_or(1.0, |(_, by)| *by)
-    }
+    /// What was changed, and how it was predicted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub what_if: Option<WhatIfReport>,
 }
 
 /// A rank's recorded and replayed span: from its first device event to its last.
@@ -155,122 +124,8 @@ pub fn replay_recorded(ranks: &[RankTrace]) -> Result<RecordedReplay> {
 /// There is no device work, the program cannot finish, or the what-if cannot be applied.
 pub fn replay_changed(ranks: &[RankTrace], what_if: &WhatIf) -> Result<RecordedReplay> {
     if ranks.first().is_some_and(is_operations) {
-        let factor = |rank: u32, name: &str, communicates: bool| {
-            what_if.factor(Some(rank), name, communicates)
-        };
-        let changed: Option<&Factor<'_>> = if what_if.is_empty() { None } else { Some(&factor) };
-        let steps = replay_steps(ranks, changed)?;
-        let several = steps.len() > 1;
-        return Ok(RecordedReplay {
-            ranks: Vec::new(),
-            notes: Notes::default(),
-            steps,
-            stragglers: Some(stragglers(ranks)?),
-            second_half: several.then(|| predict_second_half(ranks)).transpose()?,
-        });
+        replay_operations(ranks, what_if)
+    } else {
+        replay_kernels(ranks, what_if)
     }
-    if !what_if.ranks.is_empty() {
-        return Err(Error::Unsupported(
-            "a slower rank needs a job recorded operation by operation; scale kernels instead"
-                .into(),
-        ));
-    }
-    let recorded = recorded_program(ranks)?;
-    let durations = recorded_durations(&recorded);
-    let lumping = Lumping::none(&recorded.program, &durations);
-    let sweep = Sweep::run(&recorded.program, &durations, &lumping)?;
-    let other = (!what_if.is_empty()).then(|| scaled(&recorded.program, &durations, what_if));
-    let changed = match &other {
-        Some(durations) => Some(Sweep::run(&recorded.program, durations, &lumping)?),
-        None => None,
-    };
-    let mut replays = Vec::new();
-    // By step: the longest span of a rank, recorded, replayed and changed.
-    let mut steps: Vec<(String, [i64; 3])> = Vec::new();
-    for (r, rank) in ranks.iter().enumerate() {
-        let spans = |ops: &[(OpId, usize)]| {
-            let recorded = |(_, event): &(OpId, usize)| {
-                (rank.events[*event].start_ns, rank.events[*event].end_ns())
-            };
-            let of = |sweep: &Sweep<'_>, op: OpId| {
-                let (start, end) = sweep.times(r as u32, op);
-                (start.0, end.0)
-            };
-            [
-                span(ops.iter().map(recorded)),
-                span(ops.iter().map(|(op, _)| of(&sweep, *op))),
-                changed.as_ref().map_or(0, |sweep| span(ops.iter().map(|(op, _)| of(sweep, *op)))),
-            ]
-        };
-        let all = spans(&recorded.events[r]);
-        replays.push(RankReplay {
-            rank: rank.header.rank,
-            recorded_ns: all[0],
-            replayed_ns: all[1],
-            unexplained_ns: all[0] - all[1],
-            predicted_ns: changed.is_some().then_some(all[2]),
-        });
-        let launches = Launches::of(rank);
-        for window in &rank.header.windows {
-            let launched = |event: usize| {
-                launches.step(rank, event).is_some_and(|step| step.start_ns == window.start_ns)
-            };
-            let ops: Vec<(OpId, usize)> =
-                recorded.events[r].iter().filter(|(_, event)| launched(*event)).copied().collect();
-            if ops.is_empty() {
-                continue;
-            }
-            let found = spans(&ops);
-            match steps.iter_mut().find(|(name, _)| *name == window.name) {
-                Some((_, known)) => {
-                    for (known, found) in known.iter_mut().zip(found) {
-                        *known = (*known).max(found);
-                    }
-                }
-                None => steps.push((window.name.clone(), found)),
-            }
-        }
-    }
-    let steps = steps.into_iter().map(|(step, [measured_ns, replayed_ns, predicted])| StepReplay {
-        step,
-        measured_ns,
-        replayed_ns,
-        unexplained_ns: measured_ns - replayed_ns,
-        predicted_ns: changed.is_some().then_some(predicted),
-    });
-    Ok(RecordedReplay {
-        ranks: replays,
-        notes: recorded.notes,
-        steps: steps.collect(),
-        stragglers: None,
-        second_half: None,
-    })
-}
-
-/// From the first start to the last end.
-fn span(times: impl Iterator<Item = (i64, i64)>) -> i64 {
-    let ends = times.fold(None, |found: Option<(i64, i64)>, (start, end)| {
-        Some(found.map_or((start, end), |(first, last)| (first.min(start), last.max(end))))
-    });
-    ends.map_or(0, |(first, last)| last - first)
-}
-
-/// Durations under a what-if.
-pub(super) fn scaled(program: &Program, durations: &Durations, what_if: &WhatIf) -> Durations {
-    let mut changed = durations.clone();
-    let by = |time: &mut Nanos, factor: f64| {
-        time.0 = ((time.0 as f64 * factor).round() as i64).max(0);
-    };
-    for (time, kernel) in changed.kernels.iter_mut().zip(&program.kernels) {
-        let communicates = crate::trace::collectives::communicates(&kernel.name);
-        by(time, what_if.factor(None, &kernel.name, communicates));
-    }
-    for table in &mut changed.meetings {
-        for (times, call) in table.iter_mut().zip(&program.calls) {
-            for time in times {
-                by(time, what_if.factor(None, &call.name, true));
-            }
-        }
-    }
-    changed
 }

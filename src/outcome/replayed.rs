@@ -13,7 +13,8 @@ use crate::trace::model::{Event, Kind, RankTrace};
 use crate::trace::program::recorded_program;
 use crate::trace::steps::{UNRECORDED_TRANSFER, is_operations, job};
 
-use super::recorded::{WhatIf, durations_of, recorded_durations, scaled};
+use super::recorded::{durations_of, recorded_durations};
+use super::what_if::{WhatIf, changed_kernels};
 
 /// Names of what the engine's host does.
 const HOST_WORK: &str = "host work";
@@ -29,11 +30,13 @@ pub fn replayed_ranks(ranks: &[RankTrace], what_if: &WhatIf) -> Result<Vec<RankT
     if ranks.first().is_some_and(is_operations) {
         return replayed_operations(ranks, what_if);
     }
-    let recorded = recorded_program(ranks)?;
-    let mut durations = recorded_durations(&recorded);
-    if !what_if.is_empty() {
-        durations = scaled(&recorded.program, &durations, what_if);
-    }
+    let (recorded, durations) = if what_if.is_empty() {
+        let recorded = recorded_program(ranks)?;
+        let durations = recorded_durations(&recorded);
+        (recorded, durations)
+    } else {
+        changed_kernels(ranks, what_if)?
+    };
     let lumping = Lumping::none(&recorded.program, &durations);
     let sweep = Sweep::run(&recorded.program, &durations, &lumping)?;
     let origin = ranks.iter().map(|rank| common_ns(rank, 0)).min().unwrap_or(0);

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::replay::{HostTimes, Lumping, Sweep};
 use crate::trace::model::RankTrace;
-use crate::trace::steps::{Job, Step, job};
+use crate::trace::steps::{Job, Operation, Step, job};
 
 use super::recorded::durations_of;
 
@@ -133,29 +133,48 @@ fn middle(list: &mut [i64]) -> i64 {
     list.get(list.len().saturating_sub(1) / 2).copied().unwrap_or(0)
 }
 
+/// What operations of a job take where nobody straggles.
+pub(super) struct Relief<'a> {
+    job: &'a Job,
+    means: BTreeMap<&'a str, i64>,
+    medians: BTreeMap<&'a str, i64>,
+}
+
+impl<'a> Relief<'a> {
+    pub(super) fn of(job: &'a Job) -> Self {
+        Self { job, means: means(job), medians: medians(job) }
+    }
+
+    /// What an operation takes, its own time or what it should take.
+    pub(super) fn duration(&self, operation: &Operation, keeps: bool) -> i64 {
+        let usual = if operation.meets { &self.medians } else { &self.means };
+        match usual.get(operation.name.as_str()) {
+            Some(usual) if !keeps => *usual,
+            _ => operation.alone_ns,
+        }
+    }
+
+    /// The mean step, without host delays, where the ranks at positions that `keeps` names keep
+    /// their durations.
+    pub(super) fn mean_step(&self, keeps: &dyn Fn(usize) -> bool) -> Result<i64> {
+        let mut total = 0_i64;
+        for step in &self.job.steps {
+            total += time(self.job, step, false, &|rank, index| {
+                self.duration(&step.ranks[rank][index], keeps(rank))
+            })?;
+        }
+        Ok(total / self.job.steps.len() as i64)
+    }
+}
+
 /// What stragglers cost, and whose they are.
 ///
 /// # Errors
 /// As [`replay_steps`].
 pub fn stragglers(ranks: &[RankTrace]) -> Result<Stragglers> {
     let job = job(ranks)?;
-    let (means, medians) = (means(&job), medians(&job));
-    // The mean over steps of a job in which the ranks that `keeps` names keep their durations.
-    let mean_step = |keeps: &dyn Fn(usize) -> bool| -> Result<i64> {
-        let mut total = 0_i64;
-        for step in &job.steps {
-            total += time(&job, step, false, &|rank, index| {
-                let operation = &step.ranks[rank][index];
-                let name = operation.name.as_str();
-                match (keeps(rank), operation.meets) {
-                    (true, _) => operation.alone_ns,
-                    (false, true) => medians[name],
-                    (false, false) => means[name],
-                }
-            })?;
-        }
-        Ok(total / job.steps.len() as i64)
-    };
+    let relief = Relief::of(&job);
+    let mean_step = |keeps: &dyn Fn(usize) -> bool| relief.mean_step(keeps);
     let replayed_ns = mean_step(&|_| true)?;
     let ideal_ns = mean_step(&|_| false)?;
     let share = |ns: i64| ns as f64 / ideal_ns.max(1) as f64;

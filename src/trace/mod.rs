@@ -30,6 +30,7 @@ pub mod model;
 pub mod names;
 pub mod program;
 pub mod redact;
+pub mod shapes;
 pub mod steps;
 pub mod timeline;
 pub mod view;

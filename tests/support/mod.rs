@@ -2,6 +2,9 @@
 //! catalogue, the binary.
 #![allow(dead_code)]
 
+pub mod mutation;
+pub mod traces;
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 

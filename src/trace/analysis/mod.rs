@@ -8,7 +8,7 @@ mod collectives;
 mod components;
 mod critical;
 mod findings;
-mod intervals;
+pub(crate) mod intervals;
 mod kernels;
 mod launch;
 mod report;

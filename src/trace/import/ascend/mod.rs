@@ -17,6 +17,7 @@ pub use view::read as read_view;
 use crate::trace::collectives;
 use crate::trace::header::Loss;
 use crate::trace::model::{Collective, Event, Kind, RankTrace};
+use crate::trace::names::NameId;
 
 use super::collect::Collector;
 
@@ -83,6 +84,17 @@ fn element_type(vendor: &str) -> &str {
     }
 }
 
+/// Takes the task that begins at a time: the two files round some starts apart by a nanosecond, and
+/// then it is the one of the same name.
+fn take(tasks: &mut BTreeMap<i64, Event>, start_ns: i64, name: NameId) -> Option<Event> {
+    if let Some(task) = tasks.remove(&start_ns) {
+        return Some(task);
+    }
+    let near = [start_ns.saturating_sub(1), start_ns.saturating_add(1)];
+    let start = near.into_iter().find(|at| tasks.get(at).is_some_and(|task| task.name == name))?;
+    tasks.remove(&start)
+}
+
 /// Joins the kernels of a folder with its view.
 #[must_use]
 pub fn join(mut view: RankTrace, kernels: &RankTrace) -> RankTrace {
@@ -101,7 +113,7 @@ pub fn join(mut view: RankTrace, kernels: &RankTrace) -> RankTrace {
         let mut joined = Event::new(event.kind, name, start, event.dur_ns);
         joined.device = event.device;
         joined.lane = event.lane;
-        if let Some(task) = tasks.remove(&event.start_ns) {
+        if let Some(task) = take(&mut tasks, event.start_ns, name) {
             joined.device = task.device;
             joined.lane = task.lane;
             joined.correlation = task.correlation;

@@ -8,15 +8,15 @@
 //! the host needs time: the median over all ranks and steps for each pair of names, modelled as
 //! host work. No single gap is copied.
 
+mod edit;
+mod program;
+
 use std::collections::BTreeMap;
 
+pub(crate) use program::UNRECORDED_TRANSFER;
+
 use crate::error::{Error, Result};
-use crate::program::{
-    Action, CallId, Collective, CollectiveCall, Dimension, Family, FamilyId, Groups, HostWork,
-    Kernel, KernelClass, KernelId, LaneId, LaneKind, Op, OpId, Phase, Program, TemplateBuilder,
-    TemplateId, Work,
-};
-use crate::units::Nanos;
+use crate::program::{Dimension, Family, FamilyId, Groups, LaneId};
 
 use super::align::median;
 use super::import::{operations, primus};
@@ -27,9 +27,6 @@ const AT_ONCE_NS: i64 = 50_000;
 
 /// Operations that are looked through for what one waited for.
 const LOOK_BACK: usize = 64;
-
-/// Name of a transfer that only a dependency between stages tells of.
-pub(crate) const UNRECORDED_TRANSFER: &str = "transfer that was not recorded";
 
 /// Whether a rank was recorded operation by operation.
 #[must_use]
@@ -97,8 +94,10 @@ pub struct Operation {
     /// Whether others take part.
     pub meets: bool,
     with: With,
-    pub(crate) start_ns: i64,
-    pub(crate) end_ns: i64,
+    /// Recorded start, from the step's.
+    pub start_ns: i64,
+    /// Recorded end, from the step's.
+    pub end_ns: i64,
     /// Operations of the rank that had ended, and that nothing else in between waited for.
     after: Vec<usize>,
     /// Meeting it takes part in.
@@ -199,6 +198,11 @@ fn places(ranks: &[RankTrace]) -> Vec<(u32, usize, usize)> {
         .collect()
 }
 
+/// Forward passes, as recorded.
+pub const FORWARD: &str = "forward-compute";
+/// Backward passes, as recorded.
+pub const BACKWARD: &str = "backward-compute";
+
 /// The operations of a rank in a step, from the step's start.
 fn of_step(rank: &RankTrace, name: &str) -> Vec<Operation> {
     let Some(window) = rank.header.windows.iter().find(|window| window.name == name) else {
@@ -244,11 +248,31 @@ fn ended(one: &Operation, other: &Operation) -> bool {
     one.end_ns <= other.start_ns.saturating_add(slack)
 }
 
-fn step(name: &str, mut ranks: Vec<Vec<Operation>>, places: &[(u32, usize, usize)]) -> Step {
+fn step(name: &str, ranks: Vec<Vec<Operation>>, places: &[(u32, usize, usize)]) -> Step {
     let starts = ranks.iter().flatten().map(|operation| operation.start_ns);
     let ends = ranks.iter().flatten().map(|operation| operation.end_ns);
     let measured_ns = ends.max().unwrap_or(0) - starts.min().unwrap_or(0);
-    // Who meets whom: pairs of stages, replicas of a stage, stages of a replica, everybody.
+    let mut step = link(name, measured_ns, ranks, places);
+    for meeting in &step.meetings {
+        // From the moment the last was there until the first was done.
+        let operation = |(position, index): &(usize, usize)| &step.ranks[*position][*index];
+        let last = meeting.members.iter().map(|m| operation(m).start_ns).max().unwrap_or(0);
+        let done = meeting.members.iter().map(|m| operation(m).end_ns).min().unwrap_or(0);
+        for (position, index) in &meeting.members {
+            step.ranks[*position][*index].alone_ns = (done - last).max(0);
+        }
+    }
+    step
+}
+
+/// Links the operations of ranks that meet: pairs of stages, replicas of a stage, stages of a
+/// replica, everybody.
+fn link(
+    name: &str,
+    measured_ns: i64,
+    mut ranks: Vec<Vec<Operation>>,
+    places: &[(u32, usize, usize)],
+) -> Step {
     type Key = (u8, usize, usize, String, usize);
     let mut found: BTreeMap<Key, Vec<(usize, usize)>> = BTreeMap::new();
     for (position, operations) in ranks.iter().enumerate() {
@@ -294,14 +318,8 @@ fn step(name: &str, mut ranks: Vec<Vec<Operation>>, places: &[(u32, usize, usize
             families.push(Family { name, dimension, groups: Groups::new([members]) });
             id
         });
-        // From the moment the last was there until the first was done.
-        let operation = |(position, index): &(usize, usize)| &ranks[*position][*index];
-        let last = members.iter().map(|m| operation(m).start_ns).max().unwrap_or(0);
-        let done = members.iter().map(|m| operation(m).end_ns).min().unwrap_or(0);
         for (position, index) in &members {
-            let operation = &mut ranks[*position][*index];
-            operation.alone_ns = (done - last).max(0);
-            operation.meeting = Some(meetings.len());
+            ranks[*position][*index].meeting = Some(meetings.len());
         }
         meetings.push(Meeting { name, family, members });
     }
@@ -309,7 +327,9 @@ fn step(name: &str, mut ranks: Vec<Vec<Operation>>, places: &[(u32, usize, usize
 }
 
 impl Step {
-    fn has_transfers(&self) -> bool {
+    /// Whether transfers between stages were recorded.
+    #[must_use]
+    pub fn has_transfers(&self) -> bool {
         let transfers = |op: &Operation| matches!(op.with, With::NextSend | With::PreviousSend);
         self.ranks.iter().flatten().any(transfers)
     }
@@ -321,8 +341,8 @@ impl Step {
             let (_, stage, replica) = places[position];
             for operation in operations {
                 let forward = match operation.name.as_str() {
-                    "forward-compute" => true,
-                    "backward-compute" => false,
+                    FORWARD => true,
+                    BACKWARD => false,
                     _ => continue,
                 };
                 passes.insert((forward, replica, stage, operation.nth), operation.end_ns);
@@ -335,169 +355,8 @@ impl Step {
 /// Direction and stage that a pass gets its input from.
 fn source(operation: &Operation, stage: usize) -> Option<(bool, usize)> {
     match operation.name.as_str() {
-        "forward-compute" => Some((true, stage.checked_sub(1)?)),
-        "backward-compute" => Some((false, stage + 1)),
+        FORWARD => Some((true, stage.checked_sub(1)?)),
+        BACKWARD => Some((false, stage + 1)),
         _ => None,
-    }
-}
-
-impl Job {
-    /// The program of a step in which an operation (by rank and position) takes what `duration`
-    /// says, with or without the host's delays. Passes whose transfers were not recorded wait for
-    /// the neighbouring stage.
-    ///
-    /// # Errors
-    /// The program is malformed, because ranks recorded operations in different orders.
-    pub fn program(
-        &self,
-        step: &Step,
-        duration: &dyn Fn(usize, usize) -> i64,
-        delays: bool,
-    ) -> Result<Program> {
-        let mut program = Program { families: step.families.clone(), ..Program::default() };
-        for meeting in &step.meetings {
-            let longest = meeting.members.iter().map(|(r, i)| duration(*r, *i)).max();
-            program.calls.push(CollectiveCall {
-                name: meeting.name.clone(),
-                collective: Collective::SendRecv,
-                bytes: 0,
-                messages: 1,
-                fanout: None,
-                recorded: Some(Nanos(longest.unwrap_or(0))),
-            });
-        }
-        let implicit = Implicit::of(self, step, &mut program);
-        let lanes = || {
-            let kinds = [
-                ("host", LaneKind::Host),
-                ("compute", LaneKind::Compute),
-                ("forward send", LaneKind::Communication),
-                ("forward receive", LaneKind::Communication),
-                ("backward send", LaneKind::Communication),
-                ("backward receive", LaneKind::Communication),
-                ("data", LaneKind::Communication),
-            ];
-            kinds.map(|(name, kind)| (name.to_owned(), kind)).to_vec()
-        };
-        for (position, operations) in step.ranks.iter().enumerate() {
-            let mut ops =
-                TemplateBuilder::new(format!("rank {}", self.places[position].0), lanes());
-            let mut ids: Vec<OpId> = Vec::with_capacity(operations.len());
-            let (phase, micro_batch) = (Phase::Other, Op::NO_MICRO_BATCH);
-            let host = LaneId(0);
-            for (index, operation) in operations.iter().enumerate() {
-                let before = operation.after.iter().max_by_key(|i| operations[**i].end_ns);
-                let key = before.map_or(String::new(), |i| operations[*i].name.clone());
-                let delay = self.delays.get(&(key, operation.name.clone())).copied().unwrap_or(0);
-                let mut deps: Vec<OpId> = operation.after.iter().map(|i| ids[*i]).collect();
-                if let Some((family, lane)) = implicit.receive(self, position, operation) {
-                    let action = Action::Meet { family, call: implicit.call };
-                    deps.push(ops.push(Op { action, lane, phase, micro_batch }, &[]));
-                }
-                if delays && delay > 0 {
-                    if !deps.is_empty() {
-                        let wait = Op { action: Action::HostWait, lane: host, phase, micro_batch };
-                        ops.push(wait, &deps);
-                        deps.clear();
-                    }
-                    let action = Action::HostWork(HostWork::Recorded(Nanos(delay)));
-                    ops.push(Op { action, lane: host, phase, micro_batch }, &[]);
-                }
-                let action = match operation.meeting {
-                    Some(meeting) => Action::Meet {
-                        family: step.meetings[meeting].family,
-                        call: CallId(meeting as u32),
-                    },
-                    None => {
-                        let id = KernelId(program.kernels.len() as u32);
-                        program.kernels.push(Kernel {
-                            name: operation.name.clone(),
-                            class: KernelClass::Other,
-                            work: Work::Recorded { ns: duration(position, index).max(0) },
-                        });
-                        Action::Kernel(id)
-                    }
-                };
-                let lane = operation.with.lane();
-                let id = ops.push(Op { action, lane, phase, micro_batch }, &deps);
-                ids.push(id);
-                if let Some((family, lane)) = implicit.send(self, position, operation) {
-                    let action = Action::Meet { family, call: implicit.call };
-                    ops.push(Op { action, lane, phase, micro_batch }, &[id]);
-                }
-            }
-            program.template_of_rank.push(TemplateId(position as u32));
-            program.templates.push(ops.finish());
-        }
-        program.check()?;
-        Ok(program)
-    }
-}
-
-/// Transfers between stages of a recording that has only passes: they cost nothing of their own.
-struct Implicit {
-    /// Family of a direction, replica and sending stage.
-    families: BTreeMap<(bool, usize, usize), FamilyId>,
-    call: CallId,
-}
-
-impl Implicit {
-    fn of(job: &Job, step: &Step, program: &mut Program) -> Self {
-        let call = CallId(program.calls.len() as u32);
-        let mut this = Self { families: BTreeMap::new(), call };
-        if step.has_transfers() {
-            return this;
-        }
-        program.calls.push(CollectiveCall {
-            name: UNRECORDED_TRANSFER.into(),
-            collective: Collective::SendRecv,
-            bytes: 0,
-            messages: 1,
-            fanout: None,
-            recorded: Some(Nanos::ZERO),
-        });
-        for (from, (_, stage, replica)) in job.places.iter().enumerate() {
-            for (to, (_, other, same)) in job.places.iter().enumerate() {
-                let forward = *other == stage + 1;
-                if replica != same || !(forward || other + 1 == *stage) {
-                    continue;
-                }
-                let id = FamilyId(program.families.len() as u32);
-                program.families.push(Family {
-                    name: "neighbouring stages".into(),
-                    dimension: Dimension::Pipeline,
-                    groups: Groups::new([vec![from as u32, to as u32]]),
-                });
-                this.families.insert((forward, *replica, *stage), id);
-            }
-        }
-        this
-    }
-
-    fn send(
-        &self,
-        job: &Job,
-        position: usize,
-        operation: &Operation,
-    ) -> Option<(FamilyId, LaneId)> {
-        let (_, stage, replica) = job.places[position];
-        let (forward, lane) = match operation.name.as_str() {
-            "forward-compute" => (true, LaneId(2)),
-            "backward-compute" => (false, LaneId(4)),
-            _ => return None,
-        };
-        Some((*self.families.get(&(forward, replica, stage))?, lane))
-    }
-
-    fn receive(
-        &self,
-        job: &Job,
-        position: usize,
-        operation: &Operation,
-    ) -> Option<(FamilyId, LaneId)> {
-        let (_, stage, replica) = job.places[position];
-        let (forward, from) = source(operation, stage)?;
-        let lane = if forward { LaneId(3) } else { LaneId(5) };
-        Some((*self.families.get(&(forward, replica, from))?, lane))
     }
 }
