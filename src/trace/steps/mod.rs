@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 use crate::program::{Dimension, Family, FamilyId, Groups, LaneId};
 
+pub use program::lanes;
+
 use super::align::median;
 use super::import::{operations, primus};
 use super::model::RankTrace;
