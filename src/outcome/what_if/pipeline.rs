@@ -22,12 +22,12 @@ use crate::error::{Error, Result};
 use crate::plan::{Pass, Schedule};
 use crate::program::{
     Action, CallId, Collective, CollectiveCall, Dimension, Family, FamilyId, Groups, HostWork,
-    Kernel, KernelClass, KernelId, LaneId, LaneKind, Op, OpId, Phase, Program, TemplateBuilder,
-    TemplateId, Work,
+    Kernel, KernelClass, KernelId, LaneId, Op, OpId, Phase, Program, TemplateBuilder, TemplateId,
+    Work,
 };
 use crate::replay::{HostTimes, Lumping, Sweep};
 use crate::trace::align::median;
-use crate::trace::steps::{BACKWARD, FORWARD, Job, Operation, Step};
+use crate::trace::steps::{BACKWARD, FORWARD, Job, Operation, Step, lanes};
 use crate::units::Nanos;
 
 use super::{Components, Does};
@@ -411,19 +411,6 @@ fn around(operations: &[Operation]) -> (Vec<usize>, Vec<usize>) {
     let others = (0..operations.len())
         .filter(|index| !pass(&operations[*index]) && !operations[*index].is_transfer());
     others.partition(|index| *index < first)
-}
-
-fn lanes() -> Vec<(String, LaneKind)> {
-    let kinds = [
-        ("host", LaneKind::Host),
-        ("compute", LaneKind::Compute),
-        ("forward send", LaneKind::Communication),
-        ("forward receive", LaneKind::Communication),
-        ("backward send", LaneKind::Communication),
-        ("backward receive", LaneKind::Communication),
-        ("data", LaneKind::Communication),
-    ];
-    kinds.map(|(name, kind)| (name.to_owned(), kind)).to_vec()
 }
 
 /// Transfers between stages of a plan.

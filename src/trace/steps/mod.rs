@@ -18,6 +18,8 @@ pub(crate) use program::UNRECORDED_TRANSFER;
 use crate::error::{Error, Result};
 use crate::program::{Dimension, Family, FamilyId, Groups, LaneId};
 
+pub use program::lanes;
+
 use super::align::median;
 use super::import::{operations, primus};
 use super::model::RankTrace;

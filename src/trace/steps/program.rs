@@ -12,6 +12,21 @@ use crate::units::Nanos;
 
 use super::{BACKWARD, FORWARD, Job, Operation, Step, source};
 
+/// Lanes of a rank in programs of steps, as [`Operation::lane`] numbers them.
+#[must_use]
+pub fn lanes() -> Vec<(String, LaneKind)> {
+    let kinds = [
+        ("host", LaneKind::Host),
+        ("compute", LaneKind::Compute),
+        ("forward send", LaneKind::Communication),
+        ("forward receive", LaneKind::Communication),
+        ("backward send", LaneKind::Communication),
+        ("backward receive", LaneKind::Communication),
+        ("data", LaneKind::Communication),
+    ];
+    kinds.map(|(name, kind)| (name.to_owned(), kind)).to_vec()
+}
+
 impl Job {
     /// The program of a step in which an operation (by rank and position) takes what `duration`
     /// says, with or without the host's delays. Passes whose transfers were not recorded wait for
@@ -28,18 +43,6 @@ impl Job {
         let mut program = Program { families: step.families.clone(), ..Program::default() };
         program.calls = step.calls(duration);
         let implicit = Implicit::of(self, step, &mut program);
-        let lanes = || {
-            let kinds = [
-                ("host", LaneKind::Host),
-                ("compute", LaneKind::Compute),
-                ("forward send", LaneKind::Communication),
-                ("forward receive", LaneKind::Communication),
-                ("backward send", LaneKind::Communication),
-                ("backward receive", LaneKind::Communication),
-                ("data", LaneKind::Communication),
-            ];
-            kinds.map(|(name, kind)| (name.to_owned(), kind)).to_vec()
-        };
         for (position, operations) in step.ranks.iter().enumerate() {
             let mut ops =
                 TemplateBuilder::new(format!("rank {}", self.places[position].0), lanes());
