@@ -366,6 +366,8 @@ fn ranks_times_and_steps_are_selected() {
         assert!(error.contains(text), "{error}");
         assert!(!Path::new(&path).exists(), "half a file is left");
     }
+    let late = ["trace", "export", &run, "--out", "x.json", "--from", "2", "--to", "1"];
+    trainyard().args(late).assert().code(3);
     trainyard().args(["trace", "export", &run, "--out", "x.txt"]).assert().code(3);
     trainyard().args(["trace", "export", &run, "--out", "x.json", "--ranks", "a"]).assert().code(2);
 }
