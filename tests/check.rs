@@ -371,3 +371,31 @@ tolerance = {{ percent = 5, reason = "the prediction may move between versions" 
     assert!(text.contains("1 of 2 checks failed"), "{text}");
     assert!(text.contains("50.00 %") && text.contains("35.58 GiB"), "{text}");
 }
+
+#[test]
+fn the_window_of_a_simulated_step_is_what_its_scenario_predicts() {
+    let scenario = repository("scenarios/quickstart.toml").display().to_string();
+    let folder = with_checks(&format!(
+        r#"
+[[check]]
+name = "window"
+measured = {{ trace = "step.json", step = "window" }}
+predicted = {{ scenario = "{scenario}" }}
+tolerance = {{ percent = 0.0001, reason = "the window is the step in whole nanoseconds" }}
+
+[[check]]
+name = "span"
+measured = {{ trace = "step.json" }}
+predicted = {{ scenario = "{scenario}" }}
+tolerance = {{ under_percent = 0, over_percent = 1, reason = "the host's start is not in the span" }}
+"#
+    ));
+    let timeline = folder.path().join("step.json").display().to_string();
+    trainyard()
+        .args(["run", &scenario, "--timeline", &timeline, "--timeline-ranks", "0-7"])
+        .assert()
+        .success();
+    let (code, text) = check(folder.path(), &[]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("all 2 checks passed"), "{text}");
+}

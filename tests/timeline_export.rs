@@ -99,7 +99,15 @@ fn so_do_real_recordings() {
         return;
     };
     let corpus = shared.join("corpus/traces");
-    for name in ["hta/critical_path/cuda_event_sync_multi_stream", "hta/ns_resolution_trace"] {
+    for name in [
+        "hta/amd_trace",
+        "hta/critical_path/cuda_event_sync_multi_stream",
+        "hta/nccl_parser_config",
+        "hta/ns_resolution_trace",
+        "hta/triton_example",
+        "param/dlrm_kineto.tar.gz",
+        "tracelens/b200",
+    ] {
         same_after_the_round_trip(&read(&corpus.join(name)));
     }
 }
@@ -358,6 +366,8 @@ fn ranks_times_and_steps_are_selected() {
         assert!(error.contains(text), "{error}");
         assert!(!Path::new(&path).exists(), "half a file is left");
     }
+    let late = ["trace", "export", &run, "--out", "x.json", "--from", "2", "--to", "1"];
+    trainyard().args(late).assert().code(3);
     trainyard().args(["trace", "export", &run, "--out", "x.txt"]).assert().code(3);
     trainyard().args(["trace", "export", &run, "--out", "x.json", "--ranks", "a"]).assert().code(2);
 }

@@ -117,14 +117,27 @@ impl Statistic {
     }
 }
 
+/// What a step of a trace is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StepOf {
+    /// The device work launched in it, as in `trainyard trace replay`: the longest span of a rank.
+    #[default]
+    Span,
+    /// Its window as the profiled program marked it: what the host does before its first launch
+    /// counts. The fair one beside a scenario, where several steps follow each other.
+    Window,
+}
+
 /// Where a measured figure comes from.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Measured {
-    /// Trace directory, or profiler output as `trainyard trace import` reads it. The time of a step
-    /// is that of `trainyard trace replay`: the longest span of a rank's device work launched in
-    /// it.
+    /// Trace directory, or profiler output as `trainyard trace import` reads it.
     pub trace: Option<PathBuf>,
+    /// What a step of the trace is.
+    #[serde(default)]
+    pub step: StepOf,
     /// Table of steps: CSV with a line of column names, a JSON list, or JSON lines.
     pub series: Option<PathBuf>,
     /// Column of the series; without the key that of the metric (`seconds`, `tokens_per_second`,
@@ -213,6 +226,9 @@ impl ChecksFile {
             }
             if measured.figure == Some(0.0) {
                 return wrong(&key("measured.figure"), "no relative error of zero exists", "");
+            }
+            if measured.step == StepOf::Window && measured.trace.is_none() {
+                return wrong(&key("measured.step"), "only a trace has windows", "");
             }
             if measured.column.is_some() && measured.series.is_none() {
                 return wrong(&key("measured.column"), "only a series has columns", "");

@@ -16,7 +16,7 @@ mod series;
 mod side;
 
 pub use drift::{BASELINE_SCHEMA, Baseline, BaselineEntry, Cause, Drift, Moved, MovedPart, drift};
-pub use file::{Check, ChecksFile, Measured, Metric, Predicted, Statistic, Tolerance};
+pub use file::{Check, ChecksFile, Measured, Metric, Predicted, Statistic, StepOf, Tolerance};
 pub use report::{CHECK_SCHEMA, Outcome, Report, github_annotations, junit, markdown, report_text};
 pub use series::{Series, Settled, parse_series, settle};
 pub use side::{Parts, Side, measured_figure, measured_series, measured_trace};

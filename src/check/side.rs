@@ -11,7 +11,7 @@ use crate::trace::analysis::{
 };
 use crate::trace::model::RankTrace;
 
-use super::file::{Metric, Statistic};
+use super::file::{Check, Metric, Statistic, StepOf};
 use super::series::{Series, median, settle};
 
 /// Kernel names that are kept of a rank, longest first.
@@ -75,13 +75,12 @@ pub fn measured_figure(value: f64, source: &str) -> Side {
 pub fn measured_series(
     origin: &str,
     series: &Series,
-    metric: Metric,
-    statistic: Statistic,
-    warm_up: Option<u32>,
+    check: &Check,
     prediction: Option<&RunResult>,
 ) -> Result<Side> {
+    let metric = check.metric;
     let seconds = series.column == Metric::StepTime.column() || metric == Metric::StepTime;
-    let settled = settle(&series.values, warm_up, statistic, seconds);
+    let settled = settle(&series.values, check.warm_up, check.statistic, seconds);
     let derived = seconds && metric != Metric::StepTime;
     Ok(Side {
         origin: origin.to_owned(),
@@ -114,30 +113,30 @@ fn of_step(seconds: f64, metric: Metric, prediction: Option<&RunResult>) -> Resu
 pub fn measured_trace(
     origin: &str,
     ranks: &[RankTrace],
-    metric: Metric,
-    statistic: Statistic,
-    warm_up: Option<u32>,
+    check: &Check,
     prediction: Option<&RunResult>,
 ) -> Result<Side> {
-    let mut side = of_trace(origin, ranks, statistic, warm_up)?;
-    if metric != Metric::StepTime {
-        side.value = of_step(side.value, metric, prediction)?;
+    let mut side = of_trace(origin, ranks, check.measured.step, check)?;
+    if check.metric != Metric::StepTime {
+        side.value = of_step(side.value, check.metric, prediction)?;
     }
     Ok(side)
 }
 
-fn of_trace(
-    origin: &str,
-    ranks: &[RankTrace],
-    statistic: Statistic,
-    warm_up: Option<u32>,
-) -> Result<Side> {
-    let steps = step_components(ranks)?;
+fn of_trace(origin: &str, ranks: &[RankTrace], step: StepOf, check: &Check) -> Result<Side> {
+    let mut steps = step_components(ranks)?;
+    if step == StepOf::Window {
+        for step in &mut steps {
+            step.step_ns = step.window_ns.ok_or_else(|| {
+                Error::Missing(format!("{origin}: the recording has no steps, and no windows"))
+            })?;
+        }
+    }
     if steps.iter().all(|step| step.step_ns == 0) {
         return Err(Error::Missing(format!("{origin}: no device work in any step")));
     }
     let values: Vec<f64> = steps.iter().map(|step| step.step_ns as f64 / 1e9).collect();
-    let settled = settle(&values, warm_up, statistic, true);
+    let settled = settle(&values, check.warm_up, check.statistic, true);
     let mut used: Vec<StepComponents> = settled.used.iter().map(|i| steps[*i].clone()).collect();
     for step in &mut used {
         for rank in step.ranks.values_mut() {
@@ -153,7 +152,7 @@ fn of_trace(
         steps: Some(settled.steps),
         spread: settled.spread,
         rule: settled.rule,
-        parts: Some(parts(&used, statistic)),
+        parts: Some(parts(&used, check.statistic)),
         ..Side::default()
     })
 }
@@ -200,20 +199,15 @@ fn parts(steps: &[StepComponents], statistic: Statistic) -> Parts {
     found
 }
 
-/// The replay of a trace, with `scale` applied.
+/// The replay of a trace, with what the check scales.
 ///
 /// # Errors
 /// As [`replayed_ranks`].
-pub fn predicted_replay(
-    origin: &str,
-    ranks: &[RankTrace],
-    scale: &BTreeMap<String, f64>,
-    statistic: Statistic,
-    warm_up: Option<u32>,
-) -> Result<Side> {
+pub fn predicted_replay(origin: &str, ranks: &[RankTrace], check: &Check) -> Result<Side> {
+    let scale = &check.predicted.scale;
     let scales = scale.iter().map(|(name, by)| (name.clone(), *by)).collect();
     let what_if = WhatIf { scales, ..WhatIf::default() };
-    let mut side = of_trace(origin, &replayed_ranks(ranks, &what_if)?, statistic, warm_up)?;
+    let mut side = of_trace(origin, &replayed_ranks(ranks, &what_if)?, StepOf::Span, check)?;
     let first = ranks.first().map_or("", |rank| rank.header.trace.as_str());
     side.inputs.insert(format!("trace {first}"), hash_of(ranks));
     if !scale.is_empty() {
@@ -226,13 +220,8 @@ pub fn predicted_replay(
 ///
 /// # Errors
 /// It has no device work.
-pub fn predicted_trace(
-    origin: &str,
-    ranks: &[RankTrace],
-    statistic: Statistic,
-    warm_up: Option<u32>,
-) -> Result<Side> {
-    let mut side = of_trace(origin, ranks, statistic, warm_up)?;
+pub fn predicted_trace(origin: &str, ranks: &[RankTrace], check: &Check) -> Result<Side> {
+    let mut side = of_trace(origin, ranks, check.measured.step, check)?;
     let first = ranks.first().map_or("", |rank| rank.header.trace.as_str());
     side.inputs.insert(format!("trace {first}"), hash_of(ranks));
     Ok(side)

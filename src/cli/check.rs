@@ -199,7 +199,7 @@ impl Loader {
         baseline: Option<&BaselineEntry>,
         drift_percent: f64,
     ) -> Result<Outcome, Wrong> {
-        let (metric, statistic, warm_up) = (check.metric, check.statistic, check.warm_up);
+        let metric = check.metric;
         let simulated = match &check.predicted.scenario {
             Some(path) => {
                 let result = self.simulate(path, &check.predicted.set, context);
@@ -216,18 +216,18 @@ impl Loader {
             }
             (None, None, Some(path)) => {
                 let origin = format!("trace {}", path.display());
-                let side = self.trace(path).and_then(|traces| {
-                    predicted_trace(&origin, one(&traces, path)?, statistic, warm_up)
-                });
+                let side = self
+                    .trace(path)
+                    .and_then(|traces| predicted_trace(&origin, one(&traces, path)?, check));
                 at("predicted.trace", side)?
             }
             (None, Some(path), _) => {
                 let scale = &check.predicted.scale;
                 let scales = scale.iter().map(|(name, by)| format!(" with {name} times {by}"));
                 let origin = format!("replay of {}{}", path.display(), scales.collect::<String>());
-                let side = self.trace(path).and_then(|traces| {
-                    predicted_replay(&origin, one(&traces, path)?, scale, statistic, warm_up)
-                });
+                let side = self
+                    .trace(path)
+                    .and_then(|traces| predicted_replay(&origin, one(&traces, path)?, check));
                 at("predicted.replay", side)?
             }
             // `ChecksFile::of` has checked that there is one.
@@ -239,9 +239,9 @@ impl Loader {
         let source = &check.measured;
         let measured = if let Some(path) = &source.trace {
             let origin = format!("trace {}", path.display());
-            let side = self.trace(path).and_then(|traces| {
-                measured_trace(&origin, one(&traces, path)?, metric, statistic, warm_up, known)
-            });
+            let side = self
+                .trace(path)
+                .and_then(|traces| measured_trace(&origin, one(&traces, path)?, check, known));
             at("measured.trace", side)?
         } else if let Some(path) = &source.series {
             let full = self.folder.join(path);
@@ -252,7 +252,7 @@ impl Loader {
             let side = read_table(&full).and_then(|bytes| {
                 let series = parse_series(&full.display().to_string(), &bytes, &columns)?;
                 let origin = format!("column {} of {}", series.column, path.display());
-                measured_series(&origin, &series, metric, statistic, warm_up, known)
+                measured_series(&origin, &series, check, known)
             });
             at("measured.series", side)?
         } else {
@@ -265,7 +265,7 @@ impl Loader {
             name: check.name.clone(),
             line: None,
             metric,
-            statistic,
+            statistic: check.statistic,
             error_percent,
             under_percent,
             over_percent,

@@ -86,6 +86,15 @@ pub fn export(args: ExportArgs, out: &mut dyn Write) -> Result<()> {
         Some((first, last)) => (first.to_owned(), last.to_owned()),
         None => (text.clone(), text),
     });
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && from >= to
+    {
+        return Err(Error::Missing(format!(
+            "--from {} ms is not before --to {} ms: nothing is left",
+            from as f64 / 1e6,
+            to as f64 / 1e6
+        )));
+    }
     let bounded = args.from.is_some() || args.to.is_some();
     let selection = Selection {
         ranks: args.ranks.map(|list| list.0).unwrap_or_default(),

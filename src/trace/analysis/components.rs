@@ -37,6 +37,9 @@ pub struct StepComponents {
     /// Longest span of a rank, as in a replay: from the first start to the last end of the device
     /// work that was launched in the step.
     pub step_ns: i64,
+    /// Longest window of a rank: from the start of the step to its end as the profiled program
+    /// marked it.
+    pub window_ns: Option<i64>,
     /// By rank.
     pub ranks: BTreeMap<u32, RankComponents>,
 }
@@ -123,23 +126,26 @@ pub fn step_components(ranks: &[RankTrace]) -> Result<Vec<StepComponents>> {
             }
         }
     }
-    Ok(steps.into_iter().map(|(step, ranks)| whole(step, None, ranks)).collect())
+    Ok(steps.into_iter().map(|(step, found)| whole(step, None, found, ranks)).collect())
 }
 
 fn whole(
     step: String,
     step_ns: Option<i64>,
-    ranks: BTreeMap<u32, RankComponents>,
+    found: BTreeMap<u32, RankComponents>,
+    ranks: &[RankTrace],
 ) -> StepComponents {
-    let longest = ranks.values().map(|rank| rank.span_ns).max().unwrap_or(0);
-    StepComponents { step, step_ns: step_ns.unwrap_or(longest), ranks }
+    let longest = found.values().map(|rank| rank.span_ns).max().unwrap_or(0);
+    let windows = ranks.iter().flat_map(|rank| &rank.header.windows);
+    let window_ns = windows.filter(|w| w.name == step).map(|w| w.dur_ns).max();
+    StepComponents { step, step_ns: step_ns.unwrap_or(longest), window_ns, ranks: found }
 }
 
 /// A job recorded operation by operation, whose steps know who waited for whom.
 fn operations(ranks: &[RankTrace]) -> Result<Vec<StepComponents>> {
     let job = job(ranks)?;
     let steps = job.steps.iter().map(|step| {
-        let ranks = step.ranks.iter().zip(&job.places).map(|(operations, place)| {
+        let found = step.ranks.iter().zip(&job.places).map(|(operations, place)| {
             let work: Vec<Work<'_>> = operations
                 .iter()
                 .map(|operation| Work {
@@ -157,7 +163,7 @@ fn operations(ranks: &[RankTrace]) -> Result<Vec<StepComponents>> {
                 .collect();
             (place.0, components(&work))
         });
-        whole(step.name.clone(), Some(step.measured_ns), ranks.collect())
+        whole(step.name.clone(), Some(step.measured_ns), found.collect(), ranks)
     });
     Ok(steps.collect())
 }
