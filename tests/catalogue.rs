@@ -337,6 +337,23 @@ fn overlay_errors_have_place_and_remedy() {
     }
 }
 
+/// Two sites are joined by a line, and nothing else is.
+#[test]
+fn overlay_fabric_of_two_sites_needs_a_line() {
+    let text = |name: &str| catalogue().fabrics[name].document.text().to_owned();
+    let lines = text("ndr400-two-sites");
+    let from = lines.find("[wan.bandwidth]").expect("a line");
+    let to = lines.find("[sources.fibre]").expect("its sources");
+    let without = format!("{}{}", &lines[..from], &lines[to..]);
+    let joined = lines.replacen("\"two_sites\"", "\"rail_optimised_clos\"", 1);
+    for (text, key, wanted) in [(without, "topology", "needs [wan]"), (joined, "wan", "two_sites")]
+    {
+        let (_keep, loaded) = overlay("fabrics", &text);
+        let message = loaded.expect_err(key).to_string();
+        assert!(message.contains(key) && message.contains(wanted), "{message}");
+    }
+}
+
 #[test]
 fn overlay_node_with_an_unknown_accelerator_names_the_nearest() {
     let node = catalogue().nodes["dgx-h100"].document.clone();

@@ -102,11 +102,7 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
     if let Some(description) = &result.scenario.description {
         let _ = writeln!(t, "{description}");
     }
-    let wired = setup.network.topology.as_ref();
-    let fabric = setup.fabric.map_or(String::new(), |fabric| {
-        let wired = wired.map_or(String::new(), |graph| format!(", wired as `{}`", graph.title));
-        format!(" on {}{wired}", fabric.title)
-    });
+    let fabric = setup.fabric.map_or(String::new(), |fabric| format!(" on {}", fabric.title));
     let _ = writeln!(
         t,
         "\n  {} parameters, {} layers; sequences of {} tokens, {} per step",
@@ -122,6 +118,9 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
         setup.devices.div_ceil(setup.node.devices),
         setup.node.title
     );
+    if let Some(graph) = &setup.network.topology {
+        let _ = writeln!(t, "  wired as in a file: {}", graph.title);
+    }
     let _ = writeln!(t, "  {} ({})", setup.stack.title, setup.stack.version);
     let _ = writeln!(
         t,

@@ -33,8 +33,8 @@ pub(super) fn check(topology: &Topology) -> Result<()> {
             if !is_switch {
                 continue;
             }
-            let ports: u32 = graph.edges(node).map(|e| u32::from(e.weight().cables)).sum();
-            if ports > radix {
+            let ports: u64 = graph.edges(node).map(|e| u64::from(e.weight().cables)).sum();
+            if ports > u64::from(radix) {
                 return Err(Error::Unsupported(format!(
                     "{}: {} has {ports} cables and {radix} ports",
                     topology.title,

@@ -5,7 +5,7 @@ mod sharing;
 
 use std::collections::BTreeMap;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hardware::Topology;
 use crate::network::{
     CollectiveTime, CollectiveTimes, Crowding, Fitted, GroupPlace, Levels, Sites, Traffic, WHOLE,
@@ -48,11 +48,14 @@ pub struct Meetings {
 
 impl Meetings {
     /// Splits the classes of a family by what crowds the links of their groups.
-    fn tell_apart(&mut self, family: usize, crowding: Vec<Crowding>) {
+    ///
+    /// # Errors
+    /// There are too many.
+    fn tell_apart(&mut self, family: usize, crowding: Vec<Crowding>) -> Result<()> {
         let mut known: BTreeMap<(u16, Crowding), u16> = BTreeMap::new();
         let mut order: Vec<(usize, Crowding)> = Vec::new();
         for (class, crowding) in self.classes[family].iter_mut().zip(crowding) {
-            let next = order.len() as u16;
+            let next = number_of_class(order.len())?;
             let old = *class;
             *class = *known.entry((old, crowding)).or_insert_with_key(|(_, crowding)| {
                 order.push((usize::from(old), crowding.clone()));
@@ -71,6 +74,7 @@ impl Meetings {
         let places = &self.places[family];
         self.places[family] = order.iter().map(|(old, _)| places[*old].clone()).collect();
         self.crowding.push(order.into_iter().map(|(_, crowding)| crowding).collect());
+        Ok(())
     }
 
     /// A value per call and class of group, by family and call; empty where a family makes no such
@@ -97,6 +101,17 @@ impl Meetings {
             })
             .collect()
     }
+}
+
+/// The number of a family's next class of groups.
+fn number_of_class(classes: usize) -> Result<u16> {
+    u16::try_from(classes).map_err(|_| {
+        Error::Unsupported(
+            "more than 65,536 groups of a family are placed in different ways\n  help: spread \
+             packets (network.routing), or place ranks in order"
+                .into(),
+        )
+    })
 }
 
 /// The model of the setup's network.
@@ -184,7 +199,7 @@ pub fn time_meetings(setup: &Setup<'_>, program: &Program) -> Result<Meetings> {
                 // The solved share says all there is to say of where the group lies.
                 place.one_leaf = sharing.solved() || place.one_leaf;
             }
-            let next = order.len() as u16;
+            let next = number_of_class(order.len())?;
             classes.push(*known.entry(place.clone()).or_insert_with(|| {
                 order.push(place);
                 next
@@ -228,7 +243,7 @@ pub fn time_meetings(setup: &Setup<'_>, program: &Program) -> Result<Meetings> {
         meetings.predicted.push(predicted);
         meetings.contended.push(contended);
     }
-    sharing.crowd(program, &mut meetings);
+    sharing.crowd(program, &mut meetings)?;
     meetings.unused = unused(setup, program, &meetings);
     Ok(meetings)
 }

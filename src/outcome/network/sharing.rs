@@ -158,8 +158,11 @@ impl Sharing {
     }
 
     /// Works out which families crowd the links of which groups, and tells groups apart by it.
-    pub(super) fn crowd(self, program: &Program, meetings: &mut Meetings) {
-        let Some(wires) = &self.wires else { return };
+    ///
+    /// # Errors
+    /// There are too many kinds of groups.
+    pub(super) fn crowd(self, program: &Program, meetings: &mut Meetings) -> Result<()> {
+        let Some(wires) = &self.wires else { return Ok(()) };
         let counts = counts(program);
         let mut crowd = Crowd::new(program.families.len());
         for (f, traffic) in self.traffic.iter().enumerate() {
@@ -189,9 +192,10 @@ impl Sharing {
             let by_group: Vec<Crowding> = (0..groups)
                 .map(|g| worst.get(&self.in_step[f][g]).cloned().unwrap_or_default())
                 .collect();
-            meetings.tell_apart(f, by_group);
+            meetings.tell_apart(f, by_group)?;
         }
         meetings.traffic = self.traffic;
+        Ok(())
     }
 }
 

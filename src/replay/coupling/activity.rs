@@ -1,137 +1,131 @@
 //! How many members of a family transfer at a time, over all ranks.
 //!
 //! Everything is counted in whole ranks and nanoseconds, so lanes of many ranks and ranks by
-//! themselves give the same numbers.
+//! themselves give the same numbers. The step is cut into [`SLOTS`] slots; what members have spent
+//! transferring by a slot's start is exact, and within a slot it is taken to grow evenly. All families
+//! of a slot lie side by side, since a transfer asks for all of them at once.
 
 use crate::program::Action;
 use crate::replay::sweep::Sweep;
 
-use super::{Demands, class_of};
+use super::{Demand, Demands, class_of};
 
-/// The transfers of a family between domains in a replay.
+/// Slots of a step: of one of ten seconds 76 us, less than transfers that fill links take.
+const SLOTS: usize = 1 << 17;
+
+/// The transfers between domains of the families that share links with others.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Activity {
-    /// Times at which the number of members that transfer changes, ascending.
-    times: Vec<i64>,
-    /// Members that transfer from then on.
-    active: Vec<i64>,
-    /// Nanoseconds that members had spent transferring by then.
-    spent: Vec<i64>,
-    /// Members that ever can.
-    members: i64,
-    /// Nanoseconds per slot of `slots`.
+    /// Place of a family among those that are counted.
+    column: Vec<Option<usize>>,
+    /// Members that ever can transfer, of those that are counted.
+    members: Vec<i64>,
+    /// Nanoseconds per slot.
     width: i64,
-    /// By slot of time: how many of `times` lie before its start. There are about as many slots as
-    /// times, so a time is found among a few.
-    slots: Vec<u32>,
+    /// Nanoseconds that members had spent transferring by the start of a slot, by slot and then by
+    /// place.
+    spent: Vec<i64>,
 }
 
 impl Activity {
-    /// The activity of the families that share links with others; of the rest nothing.
-    pub(super) fn of(sweep: &Sweep<'_>, demands: &Demands) -> Vec<Self> {
-        let families = demands.shared.len();
-        let mut wanted = vec![false; families];
+    /// The activity in a replay.
+    pub(super) fn of(sweep: &Sweep<'_>, demands: &Demands) -> Self {
+        let mut wanted = vec![false; demands.shared.len()];
         for (other, _) in demands.shared.iter().flatten().flat_map(|link| &link.others) {
             wanted[*other as usize] = true;
         }
-        let mut changes: Vec<Vec<(i64, i64)>> = vec![Vec::new(); families];
-        let mut members = vec![0_i64; families];
-        if !wanted.contains(&true) {
-            return vec![Self::default(); families];
+        let mut activity = Self::new(&wanted, sweep.step().0);
+        if activity.members.is_empty() {
+            return activity;
         }
+        // Members that start to transfer by slot, less those that stop.
+        let mut starts = vec![0; activity.spent.len()];
         for (t, template) in sweep.program.templates.iter().enumerate() {
             let times = &sweep.templates[t];
             let first = sweep.lumping.first_lane[t] as usize;
+            let leaves = |calls: &[Demand], class: u16| {
+                calls.get(usize::from(class)).is_some_and(|demand| demand.cards > 0.0)
+            };
             for lane in 0..times.lanes {
                 let weight = sweep.lumping.weight[first + lane] as i64;
-                for f in (0..families).filter(|f| wanted[*f]) {
-                    let class = class_of(sweep, t, lane, f);
-                    members[f] += class.map_or(0, |class| {
-                        let mut calls = demands.meetings[f].iter();
-                        let leaves = |calls: &Vec<super::Demand>| {
-                            calls.get(usize::from(class)).is_some_and(|d| d.cards > 0.0)
-                        };
-                        if calls.any(leaves) { weight } else { 0 }
-                    });
+                for (f, column) in activity.column.iter().enumerate() {
+                    let (Some(column), Some(class)) = (column, class_of(sweep, t, lane, f)) else {
+                        continue;
+                    };
+                    if demands.meetings[f].iter().any(|calls| leaves(calls, class)) {
+                        activity.members[*column] += weight;
+                    }
                 }
             }
             for (i, op) in template.ops.iter().enumerate() {
                 let Action::Meet { family, call } = op.action else { continue };
                 let f = family.index();
-                if !wanted[f] {
-                    continue;
-                }
+                let Some(column) = activity.column[f] else { continue };
                 for lane in 0..times.lanes {
                     let Some(class) = class_of(sweep, t, lane, f) else { continue };
-                    let demand = demands.meetings[f][call.index()].get(usize::from(class));
-                    if demand.is_none_or(|d| d.cards <= 0.0) {
-                        continue;
-                    }
-                    let weight = sweep.lumping.weight[first + lane] as i64;
-                    let at = i * times.lanes + lane;
-                    if times.end[at] > times.start[at] {
-                        changes[f].push((times.start[at], weight));
-                        changes[f].push((times.end[at], -weight));
+                    if leaves(&demands.meetings[f][call.index()], class) {
+                        let weight = sweep.lumping.weight[first + lane] as i64;
+                        let at = i * times.lanes + lane;
+                        activity.change(&mut starts, column, times.start[at], weight);
+                        activity.change(&mut starts, column, times.end[at], -weight);
                     }
                 }
             }
         }
-        changes
-            .into_iter()
-            .zip(members)
-            .map(|(changes, members)| Self::from_changes(changes, members))
-            .collect()
-    }
-
-    fn from_changes(mut changes: Vec<(i64, i64)>, members: i64) -> Self {
-        changes.sort_unstable();
-        let mut activity = Self { members, ..Self::default() };
-        let (mut active, mut spent, mut last) = (0, 0, 0);
-        for (time, change) in changes {
-            spent += active * (time - last);
-            active += change;
-            if activity.times.last() == Some(&time) {
-                activity.active.pop();
-                activity.active.push(active);
-            } else {
-                activity.times.push(time);
-                activity.active.push(active);
-                activity.spent.push(spent);
-            }
-            last = time;
-        }
-        activity.width = last / (activity.times.len() as i64 + 1) + 1;
-        let count = last / activity.width + 2;
-        let mut before = 0;
-        for slot in 0..count {
-            while activity.times.get(before).is_some_and(|t| *t < slot * activity.width) {
-                before += 1;
-            }
-            activity.slots.push(before as u32);
-        }
+        activity.add_up(&starts);
         activity
     }
 
-    fn spent_by(&self, time: i64) -> i64 {
-        let last = self.slots.len() - 1;
-        let slot = usize::try_from(time / self.width).unwrap_or(0).min(last);
-        let first = self.slots[slot] as usize;
-        let end = self.slots.get(slot + 1).map_or(self.times.len(), |end| *end as usize);
-        match first + self.times[first..end].partition_point(|t| *t <= time) {
-            0 => 0,
-            after => {
-                self.spent[after - 1] + self.active[after - 1] * (time - self.times[after - 1])
-            }
+    /// Nobody transfers in a step of so many nanoseconds.
+    fn new(wanted: &[bool], step: i64) -> Self {
+        let mut count = 0;
+        let column = wanted
+            .iter()
+            .map(|wanted| {
+                count += usize::from(*wanted);
+                wanted.then(|| count - 1)
+            })
+            .collect();
+        let slots = if count == 0 { 0 } else { SLOTS + 2 };
+        let width = step / SLOTS as i64 + 1;
+        Self { column, members: vec![0; count], width, spent: vec![0; slots * count] }
+    }
+
+    /// From `time` on so many more members transfer.
+    fn change(&mut self, starts: &mut [i64], column: usize, time: i64, members: i64) {
+        let slot = time / self.width + 1;
+        let at = slot as usize * self.members.len() + column;
+        self.spent[at] += members * (slot * self.width - time);
+        starts[at] += members;
+    }
+
+    /// From what changes in each slot to what was spent by its start.
+    fn add_up(&mut self, starts: &[i64]) {
+        let columns = self.members.len();
+        let mut active = vec![0; columns];
+        for (at, started) in starts.iter().enumerate().skip(columns) {
+            let column = at % columns;
+            self.spent[at] += self.spent[at - columns] + active[column] * self.width;
+            active[column] += started;
         }
     }
 
-    /// Share of the members that transfer, on average over a time.
-    pub(super) fn share(&self, from: i64, to: i64) -> f64 {
-        if self.times.is_empty() || self.members == 0 || to <= from {
+    fn spent_by(&self, column: usize, time: i64) -> i64 {
+        let columns = self.members.len();
+        let slot = (time / self.width).clamp(0, SLOTS as i64);
+        let at = slot as usize * columns + column;
+        let (from, to) = (self.spent[at], self.spent[at + columns]);
+        from + (to - from) * (time - slot * self.width) / self.width
+    }
+
+    /// Share of a family's members that transfer, on average over a part of the step.
+    pub(super) fn share(&self, family: u32, from: i64, to: i64) -> f64 {
+        let Some(column) = self.column.get(family as usize).copied().flatten() else { return 0.0 };
+        if self.members[column] == 0 || to <= from {
             return 0.0;
         }
-        let spent = (self.spent_by(to) - self.spent_by(from)) as f64;
-        (spent / self.members as f64 / (to - from) as f64).min(1.0)
+        let spent = (self.spent_by(column, to) - self.spent_by(column, from)) as f64;
+        (spent / self.members[column] as f64 / (to - from) as f64).min(1.0)
     }
 }
 
@@ -141,15 +135,28 @@ mod tests {
 
     #[test]
     fn members_are_counted_over_time() {
-        // One of four members from 0 to 10, two more from 5 to 10.
-        let activity = Activity::from_changes(vec![(5, 2), (10, -1), (0, 1), (10, -2)], 4);
-        assert_eq!(activity.share(0, 10), (5.0 + 15.0) / 10.0 / 4.0);
-        assert_eq!(activity.share(0, 5), 0.25);
-        assert_eq!(activity.share(6, 8), 0.75);
-        assert_eq!(activity.share(10, 20), 0.0);
-        assert_eq!(activity.share(100, 200), 0.0);
-        assert_eq!(Activity::default().share(0, 1), 0.0);
-        // Half of the time nobody.
-        assert_eq!(activity.share(5, 15), 0.375);
+        // In a step of a second, one of four members from 0 to 0.1 s and two more from 0.05 to 0.1.
+        let ms = 1_000_000;
+        let mut activity = Activity::new(&[false, true, true], 1000 * ms);
+        let mut starts = vec![0; activity.spent.len()];
+        for (time, change) in [(50, 2), (100, -1), (0, 1), (100, -2)] {
+            activity.change(&mut starts, 1, time * ms, change);
+        }
+        activity.members = vec![7, 4];
+        activity.add_up(&starts);
+        // Slots are 7.6 us; a change in one is off by at most that.
+        let share = |from, to| activity.share(2, from * ms, to * ms);
+        for (from, to, expected) in [
+            (0, 100, (5.0 + 15.0) / 10.0 / 4.0),
+            (0, 50, 0.25),
+            (60, 80, 0.75),
+            (100, 200, 0.0),
+            (50, 150, 0.375),
+            (900, 1000, 0.0),
+        ] {
+            assert!((share(from, to) - expected).abs() < 1e-3, "{from} {to}: {}", share(from, to));
+        }
+        // Nobody of the other family, and nothing of one that is not counted.
+        assert_eq!((activity.share(1, 0, ms), activity.share(0, 0, ms)), (0.0, 0.0));
     }
 }

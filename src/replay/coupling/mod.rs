@@ -253,7 +253,7 @@ fn class_of(sweep: &Sweep<'_>, t: usize, lane: usize, family: usize) -> Option<u
 fn lane_corrections(
     sweep: &Sweep<'_>,
     demands: &Demands,
-    activity: &[Activity],
+    activity: &Activity,
     t: usize,
     lane: usize,
     times: &mut LaneTimes,
@@ -356,7 +356,7 @@ fn lane_corrections(
         // Whoever waits for a card is not on the links behind it.
         let links = demands
             .shared(family.index(), class)
-            .map_or(0.0, |link| link.excess(|other| activity[other as usize].share(u.from, u.to)));
+            .map_or(0.0, |link| link.excess(|other| activity.share(other, u.from, u.to)));
         let others = (crowded / length).max(links);
         contended += (nominal * others).round() as i64;
         let factor = 1.0 + demands.transfer_slowdown * beside as f64 / length + others;
