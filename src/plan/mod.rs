@@ -140,20 +140,30 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Forwards that are started earlier than usual. Where passes take turns they have to be of
+    /// different micro-batches on the last stage, too.
+    fn ahead(&self) -> u32 {
+        u32::from(self.passes_take_turns)
+    }
+
     /// What stage `stage` does, in order.
     #[must_use]
     pub fn actions(&self, stage: u32) -> Vec<Action> {
-        // Where passes take turns they have to be of different micro-batches on the last stage, too.
-        let ahead = u32::from(self.passes_take_turns);
-        self.schedule.actions_ahead(stage, self.pipeline, self.micro_batches, self.chunks, ahead)
+        let (stages, ahead) = (self.pipeline, self.ahead());
+        self.schedule.actions_ahead(stage, stages, self.micro_batches, self.chunks, ahead)
     }
 
-    /// Whether an action runs together with the one after it.
+    /// Whether the action of a stage with this place in its list takes turns with the next: a
+    /// forward and a backward pass, where they alternate. Others would wait for each other around
+    /// the pipeline: the last forward of a warm-up is what the first backward comes back from.
     #[must_use]
-    pub fn takes_turns(&self, action: &Action, next: &Action) -> bool {
+    pub fn takes_turns(&self, stage: u32, place: usize, action: &Action) -> bool {
+        let (stages, ahead) = (self.pipeline, self.ahead());
         self.passes_take_turns
-            && (action.pass, next.pass) == (Pass::Forward, Pass::Backward)
-            && action.micro_batch != next.micro_batch
+            && action.pass == Pass::Forward
+            && place
+                >= self.schedule.warm_up(stage, stages, self.micro_batches, self.chunks, ahead)
+                    as usize
     }
 
     /// Fills in what is open and checks that the plan can run.

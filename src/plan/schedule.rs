@@ -85,6 +85,25 @@ impl Schedule {
         }
     }
 
+    /// How many of these actions come before forwards and backwards alternate: all forwards where
+    /// they never do.
+    #[must_use]
+    pub fn warm_up(
+        self,
+        stage: u32,
+        stages: u32,
+        micro_batches: u32,
+        chunks: u32,
+        ahead: u32,
+    ) -> u32 {
+        match self {
+            Self::Gpipe => micro_batches * chunks,
+            Self::OneForwardOneBackward | Self::Interleaved => {
+                warm_up(stage, stages, micro_batches, chunks, ahead)
+            }
+        }
+    }
+
     /// Largest number of (micro-batch, chunk) activation sets that device `stage` holds at once.
     #[must_use]
     pub fn in_flight(self, stage: u32, stages: u32, micro_batches: u32, chunks: u32) -> u32 {
@@ -106,6 +125,20 @@ impl Schedule {
 /// 1F1B over `chunks` chunks: a warm-up of forwards, alternating forwards and backwards, a
 /// cool-down of backwards. The k-th forward of every device is the same (micro-batch, chunk):
 /// groups of `stages` micro-batches go through chunk 0, then the same group through chunk 1, ...
+/// Forwards before forwards and backwards alternate.
+fn warm_up(stage: u32, stages: u32, micro_batches: u32, chunks: u32, ahead: u32) -> u32 {
+    let total = micro_batches * chunks;
+    let usual = if chunks == 1 {
+        stages - stage - 1
+    } else if micro_batches == stages {
+        total
+    } else {
+        // Narayanan et al. 2021, figure 4: enough forwards that the last device never waits.
+        (stages - stage - 1) * 2 + (chunks - 1) * stages
+    };
+    (usual + ahead).min(total)
+}
+
 fn interleaved(
     stage: u32,
     stages: u32,
@@ -123,15 +156,7 @@ fn interleaved(
         let chunk = if pass == Pass::Backward { chunks - 1 - chunk } else { chunk };
         Action { pass, micro_batch: group_index * stages + index, chunk }
     };
-    let warm_up = if chunks == 1 {
-        (stages - stage - 1).min(total)
-    } else if micro_batches == stages {
-        total
-    } else {
-        // Narayanan et al. 2021, figure 4: enough forwards that the last device never waits.
-        ((stages - stage - 1) * 2 + (chunks - 1) * stages).min(total)
-    };
-    let warm_up = (warm_up + ahead).min(total);
+    let warm_up = warm_up(stage, stages, micro_batches, chunks, ahead);
     let mut actions = Vec::with_capacity(2 * total as usize);
     actions.extend((0..warm_up).map(|k| at(Pass::Forward, k)));
     for k in 0..total - warm_up {

@@ -82,20 +82,19 @@ impl Lowering<'_> {
         stage: u32,
     ) {
         let actions = self.plan.actions(stage);
-        let mut rest = &actions[..];
-        while let Some((first, others)) = rest.split_first() {
-            rest = others;
+        let mut place = 0;
+        while let Some(first) = actions.get(place) {
             let mut one = self.running(passes, stage, *first);
-            let beside =
-                rest.first().filter(|second| self.plan.takes_turns(first, second)).copied();
-            let Some(second) = beside else {
+            let turns = self.plan.takes_turns(stage, place, first);
+            let Some(second) = actions.get(place + 1).filter(|_| turns) else {
+                place += 1;
                 self.begin(builder, stage, &one);
                 one.advance(builder, data, false);
                 self.end(builder, stage, &one);
                 continue;
             };
-            rest = &rest[1..];
-            let mut two = self.running(passes, stage, second);
+            place += 2;
+            let mut two = self.running(passes, stage, *second);
             let fresh = builder.fork();
             self.begin(builder, stage, &one);
             let mut other: Strand = std::mem::replace(&mut builder.strand, fresh);
