@@ -262,6 +262,7 @@ const CHANGES: &[Change] = &[
     change("training.adapter_rank", &[], ABSENT, "32", &[Down(STEP), Down(OPTIMIZER), Down(DATA)]),
     change("training.adapter_rank", &[], "8", "64", &[Up(STEP), Up(OPTIMIZER)]),
     change("training.adapter_rank", &[], ABSENT, "0", &[Refused("at least 1")]),
+    change("training.adapter_rank", &[], ABSENT, "100000", &[Refused("model's width")]),
     change("training.precision", &[], "fp32", "bf16", &[Down(STEP)]),
     change("training.precision", &[], "fp32", "fp16", &[Down(STEP)]),
     change("training.precision", &[], "bf16", "fp8", &[Down(STEP)]),

@@ -19,9 +19,9 @@ use crate::units::si;
 pub struct TopoShow {
     /// A generator's name (see `topo list`), or a TOML file.
     pub name: String,
-    /// Servers (scale-up domains).
-    #[arg(long, default_value_t = 1)]
-    pub nodes: u32,
+    /// Servers (scale-up domains) of a generator; one if absent.
+    #[arg(long)]
+    pub nodes: Option<u32>,
     /// Catalogue fabric whose prices and powers are applied.
     #[arg(long, value_name = "NAME")]
     pub fabric: Option<String>,
@@ -45,11 +45,17 @@ pub fn list(out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-fn load(name: &str, nodes: u32) -> Result<Topology> {
+fn load(name: &str, nodes: Option<u32>) -> Result<Topology> {
     if name.ends_with(".toml") || Path::new(name).is_file() {
-        return explicit::read(&Document::read(Path::new(name))?);
+        let topology = explicit::read(&Document::read(Path::new(name))?)?;
+        if nodes.is_some() {
+            return Err(Error::Unsupported(format!(
+                "--nodes has no effect on {name}, which says itself what there is"
+            )));
+        }
+        return Ok(topology);
     }
-    by_name(name, nodes).map_err(|error| match error {
+    by_name(name, nodes.unwrap_or(1)).map_err(|error| match error {
         Error::UnknownName { name, .. } if name.contains(['/', '.']) => Error::Missing(format!(
             "there is no file `{name}`, and no generator of that name\n  help: the generators \
              are {}",

@@ -287,7 +287,7 @@ pub struct StackRecipe {
     /// What CUDA graphs capture.
     #[serde(default)]
     pub graphs: Graphs,
-    /// Exchanges of experts run beside compute.
+    /// Exchanges of experts run beside compute, where there is no pipeline or an interleaved one.
     #[serde(default)]
     pub overlap_experts: bool,
     /// How tokens travel to the nodes of their experts, if not as elsewhere.

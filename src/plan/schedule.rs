@@ -129,7 +129,10 @@ impl Schedule {
 fn warm_up(stage: u32, stages: u32, micro_batches: u32, chunks: u32, ahead: u32) -> u32 {
     let total = micro_batches * chunks;
     let usual = if chunks == 1 {
-        stages - stage - 1
+        // A pair of passes that take turns ends as one. With the usual distance each stage would
+        // wait for a whole pair of the next one; with twice the distance two pairs are on their
+        // way between neighbours, as in interleaved schedules.
+        (stages - stage - 1) * if ahead > 0 { 2 } else { 1 }
     } else if micro_batches == stages {
         total
     } else {

@@ -95,6 +95,10 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
     if scenario.training.adapter_rank == Some(0) {
         return Err(at("training.adapter_rank", "must be at least 1, or absent", None));
     }
+    if scenario.training.adapter_rank.is_some_and(|rank| rank > model.hidden) {
+        let message = format!("must not be above the model's width of {}", model.hidden);
+        return Err(at("training.adapter_rank", &message, None));
+    }
     model.adapter_rank = scenario.training.adapter_rank;
     limits::check_model(&model)
         .map_err(|(key, message)| at(&format!("model.shape.{key}"), &message, None))?;
@@ -229,7 +233,9 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
     let mut fusion = stack.fusion.clone();
     fusion.dropout = software.dropout.unwrap_or(fusion.dropout);
     let mut overlap = stack.overlap.clone();
-    overlap.experts |= usual.is_some_and(|recipe| recipe.overlap_experts);
+    // Megatron-Core takes turns under pipeline parallelism in interleaved schedules only.
+    let takes_turns = plan.pipeline == 1 || plan.chunks > 1;
+    overlap.experts |= takes_turns && usual.is_some_and(|recipe| recipe.overlap_experts);
     let graphs = software.graphs.or(usual.map(|recipe| recipe.graphs)).unwrap_or_default();
     for (switch, over) in [
         (&mut overlap.gradient_reduce, software.overlap_gradient_reduce),

@@ -88,6 +88,9 @@ pub fn stage_memory(
     let store = recipe.gradient_store.bytes() as f64;
     let mut gradients = state(trained, store, sharding.gradients, expert.gradients);
     let optimizer = state(trained, optimizer_bytes, sharding.optimizer, expert.optimizer);
+    if model.adapter_rank.is_some() {
+        weights += state(trained, weight_bytes, 1, 1);
+    }
     if sharding.gathers_parameters() {
         weights += gathered * weight_bytes;
     }

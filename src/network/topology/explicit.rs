@@ -123,7 +123,10 @@ fn quantity<Q: Quantity>(document: &Document, key: &str, text: &str) -> Result<Q
 pub fn read(document: &Document) -> Result<Topology> {
     let file: File = document.decode()?;
     let mut topology = Topology::new(file.name, file.nodes.len(), file.links.len());
-    topology.endpoints_per_node = file.endpoints_per_node.max(1);
+    if file.endpoints_per_node == 0 {
+        return Err(document.error_at("endpoints_per_node", "must be at least 1", None));
+    }
+    topology.endpoints_per_node = file.endpoints_per_node;
     topology.radix = file.switch_ports;
     let mut by_name = BTreeMap::new();
     let mut positions: BTreeMap<(NodeKind, u32), u32> = BTreeMap::new();
@@ -187,11 +190,12 @@ pub fn read(document: &Document) -> Result<Topology> {
             LinkWord::Optical => LinkKind::Optical,
             LinkWord::Wan => LinkKind::Wan,
         };
-        topology.link(
-            a,
-            b,
-            Link { capacity, latency, kind, cables: entry.cables.unwrap_or(1).max(1) },
-        );
+        let cables = entry.cables.unwrap_or(1);
+        if cables == 0 {
+            let key = format!("links[{i}].cables");
+            return Err(document.error_at(&key, "must be at least 1", None));
+        }
+        topology.link(a, b, Link { capacity, latency, kind, cables });
     }
     let of_kind = |kind: NodeKind| {
         topology.graph.node_indices().filter(|n| topology.graph[*n].kind == kind).collect()

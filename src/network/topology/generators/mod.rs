@@ -50,6 +50,10 @@ pub const NAMES: [(&str, &str); 14] = [
     ("two-sites", "two rail-optimised data centres over a WAN"),
 ];
 
+/// Nodes that a network of a generator may have here: as many GPUs as the largest clusters planned,
+/// and few enough that a graph of them fits into memory.
+const MOST_NODES: u32 = 262_144;
+
 /// Builds a network by name for `nodes` servers (or scale-up domains, where it is one).
 ///
 /// # Errors
@@ -57,6 +61,16 @@ pub const NAMES: [(&str, &str); 14] = [
 pub fn by_name(name: &str, nodes: u32) -> Result<Topology> {
     if nodes == 0 {
         return Err(refuse("a network of no nodes does not exist".into()));
+    }
+    if nodes > MOST_NODES {
+        return Err(refuse(format!("{nodes} nodes are too many to draw: at most {MOST_NODES}")));
+    }
+    let one_server = ["nvswitch", "nvl72", "mi250x", "mi300x", "hccs", "pcie"];
+    if nodes > 1 && one_server.contains(&name) {
+        return Err(refuse(format!(
+            "`{name}` is one server, and {nodes} of them are not connected\n  help: leave --nodes \
+             out, or name a network between servers (`trainyard topo list`)"
+        )));
     }
     let topology = match name {
         "nvswitch" => nvswitch::build(&nvswitch::Parameters::dgx_h100(), nodes)?,
