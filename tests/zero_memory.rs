@@ -9,8 +9,9 @@ mod support;
 
 use support::setup;
 use trainyard::hardware::GradientType;
-use trainyard::outcome::peak_memory;
-use trainyard::workload::LayerKind;
+use trainyard::outcome::memory_by_stage;
+use trainyard::plan::Pass;
+use trainyard::workload::{Doing, LayerKind};
 
 const TEXT: &str = r#"
 name = "zero"
@@ -49,7 +50,14 @@ fn model_states_by_shard_group() {
         let mut setup = setup(TEXT, &assignments);
         setup.recipe.gradient_store = GradientType::Bf16;
         setup.recipe.gradient_reduce = GradientType::Bf16;
-        let (_, memory) = peak_memory(&setup);
+        // The moment at which a sharded unit exists whole and its gradients are there.
+        let memory = memory_by_stage(&setup)[0]
+            .moments()
+            .find(|moment| {
+                matches!(moment.doing, Doing::Pass(action) if action.pass == Pass::Backward)
+            })
+            .expect("a backward pass")
+            .memory;
 
         let model = &setup.model;
         let n = model.parameters() as f64;

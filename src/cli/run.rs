@@ -46,6 +46,9 @@ pub struct RunArgs {
     /// Reports every collective call, and how busy the links between nodes are.
     #[arg(long)]
     network: bool,
+    /// Reports memory by pipeline stage, and over the step on the stage that needs most.
+    #[arg(long)]
+    memory: bool,
     /// Also writes the step as a timeline for trace viewers: *.pftrace (ui.perfetto.dev) or *.json
     /// (Chrome), either with .gz behind it.
     #[arg(long, value_name = "FILE")]
@@ -83,6 +86,7 @@ pub fn run(args: &RunArgs, context: &Context, out: &mut dyn Write) -> Result<()>
         no_lump: args.no_lump,
         frozen_rates: args.frozen_rates,
         network: args.network,
+        memory: args.memory,
         stats: args.stats,
     };
     let mut result = match &args.timeline {

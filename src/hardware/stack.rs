@@ -66,6 +66,18 @@ impl GradientType {
     }
 }
 
+/// What a stack does with gradients in bf16 training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Bf16Gradients {
+    /// Data type in which they are reduced.
+    pub reduce: GradientType,
+    /// Data type in which they are kept between micro-batches.
+    pub store: GradientType,
+    /// The bf16 gradients of the backward pass stay allocated beside those that are kept.
+    pub beside: bool,
+}
+
 /// Generation of a collective library, where the catalogue has constants of two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -125,6 +137,8 @@ pub struct Stack {
     pub gradient_reduce: GradientType,
     /// Data type of the gradients that are kept between micro-batches.
     pub gradient_store: GradientType,
+    /// What it does instead in bf16 training, where that differs from fp16.
+    pub bf16_gradients: Option<Bf16Gradients>,
     /// How tokens travel to the nodes of their experts.
     #[serde(default)]
     pub dispatch: Dispatch,
@@ -337,4 +351,15 @@ pub struct StackMemory {
     pub communicator: Figure<Bytes>,
     /// Reserved but unusable, as a fraction of what is allocated.
     pub fragmentation: Figure<Ratio>,
+    /// A stage's output is kept after it was sent on, until its gradient comes back.
+    #[serde(default)]
+    pub stage_outputs: bool,
+    /// Gradients are copied into flat buckets of [`Stack::bucket`] to be reduced, rather than kept in
+    /// flat buffers.
+    #[serde(default)]
+    pub bucket_copies: bool,
+    /// Trained in 8 or 4 bits, matrices are kept in these formats beside the 16-bit ones over a step,
+    /// row-wise and column-wise.
+    #[serde(default)]
+    pub quantised_copies: bool,
 }

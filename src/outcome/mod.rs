@@ -4,6 +4,7 @@
 mod demands;
 mod durations;
 mod explain;
+mod memory;
 mod network;
 mod recorded;
 mod replayed;
@@ -16,6 +17,7 @@ mod what_if;
 pub use demands::demands_of;
 pub use durations::{Timed, time_program};
 pub use explain::{EXPLAIN_SCHEMA, Term, Waterfall, explain};
+pub use memory::{memory_by_stage, moment_name, moment_times, peak_memory};
 pub use network::{Meetings, sites_of};
 pub use recorded::{
     RankReplay, RecordedReplay, recorded_durations, replay_changed, replay_recorded,
@@ -44,7 +46,7 @@ use crate::replay::{self, Category, Iterations, Lumping, Outcome, Sweep};
 use crate::scenario::Setup;
 use crate::timing::Roofline;
 use crate::units::{Nanos, Seconds, Watts, significant};
-use crate::workload::{LayerContext, Memory, lower, stage_memory};
+use crate::workload::{LayerContext, lower};
 
 /// Engines that can replay a program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -75,6 +77,8 @@ pub struct Options {
     pub frozen_rates: bool,
     /// Report every call and the load of links.
     pub network: bool,
+    /// Report what the stage that needs most memory holds at every moment.
+    pub memory: bool,
     /// Report on the simulation itself, which may differ where results do not.
     pub stats: bool,
 }
@@ -144,7 +148,11 @@ pub fn simulate_observed(
     if outcome.step.0 <= 0 {
         return Err(Error::Internal("the step takes no time".into()));
     }
-    assemble(setup, catalogue, options, &program, &timed, &outcome, iterations)
+    let mut result = assemble(setup, catalogue, options, &program, &timed, &outcome, iterations)?;
+    if options.memory {
+        result.memory.timeline = Some(memory::memory_timeline(setup, &sweep));
+    }
+    Ok(result)
 }
 
 fn assemble(
@@ -177,15 +185,13 @@ fn assemble(
     let peak = Roofline::new(setup.accelerator).peak(scenario.training.precision)?;
     let available = peak.0 * devices * step.0;
 
-    let memory = peak_memory(setup);
-    let capacity = setup.accelerator.memory.capacity.value.0;
-    let fits = memory.1.total() <= capacity;
-    if !fits {
+    let memory = memory::memory_info(setup);
+    if !memory.fits {
         warnings.push(format!(
             "does not fit: {} GiB needed on stage {}, {} GiB there",
-            significant(memory.1.total() / GIB, 3),
-            memory.0,
-            significant(capacity / GIB, 3)
+            significant(memory.peak_bytes_per_device / GIB, 3),
+            memory.peak_stage,
+            significant(memory.capacity_bytes / GIB, 3)
         ));
     }
 
@@ -270,13 +276,7 @@ fn assemble(
             hfu: executed / available,
             flop_convention: FLOP_CONVENTION.to_owned(),
         },
-        memory: MemoryInfo {
-            peak_bytes_per_device: memory.1.total(),
-            capacity_bytes: capacity,
-            fits,
-            peak_stage: memory.0,
-            by_class: memory.1.into(),
-        },
+        memory,
         network: network::network_info(
             setup,
             program,
@@ -356,20 +356,6 @@ fn network_power(setup: &Setup<'_>) -> Watts {
         }
         None => account::network_power(fabric, setup.node, nodes),
     }
-}
-
-/// The stage with the highest peak, and its memory.
-#[must_use]
-pub fn peak_memory(setup: &Setup<'_>) -> (u32, Memory) {
-    let layer = layer_context(setup);
-    (0..setup.plan.pipeline)
-        .map(|stage| {
-            let memory =
-                stage_memory(&setup.model, &setup.plan, &layer, &setup.recipe, setup.stack, stage);
-            (stage, memory)
-        })
-        .max_by(|a, b| a.1.total().total_cmp(&b.1.total()))
-        .unwrap_or_default()
 }
 
 /// FLOPs of repeated forward work, in the convention of the model FLOPs.

@@ -191,15 +191,51 @@ pub struct Throughput {
 /// Device memory.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct MemoryInfo {
-    /// Highest use of any device.
+    /// The most that is allocated on any device at any moment of the step.
     pub peak_bytes_per_device: f64,
+    /// The most that a driver tool shows of any device: what the caching allocator keeps.
+    pub reserved_bytes_per_device: f64,
     /// What a device has.
     pub capacity_bytes: f64,
     /// Whether it fits.
     pub fits: bool,
     /// Pipeline stage that peaks.
     pub peak_stage: u32,
-    /// Bytes by class on that stage.
+    /// What it does then: `forward 3` is the forward pass of micro-batch 3.
+    pub peak_moment: String,
+    /// Bytes by class on that stage at that moment.
+    pub by_class: MemoryClasses,
+    /// The peak of every pipeline stage.
+    pub by_stage: Vec<StageMemoryInfo>,
+    /// The moments of the step on the stage that peaks; only if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Vec<MomentInfo>>,
+}
+
+/// Device memory of a pipeline stage.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct StageMemoryInfo {
+    /// The stage.
+    pub stage: u32,
+    /// The most that is allocated.
+    pub peak_bytes: f64,
+    /// What a driver tool shows.
+    pub reserved_bytes: f64,
+    /// What it does when most is allocated.
+    pub peak_moment: String,
+}
+
+/// Device memory from a moment of the step on.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct MomentInfo {
+    /// When it begins, seconds from the start of the step.
+    pub seconds: f64,
+    /// What the device does: `forward 3`, `backward 3`, `gradient reduction`, `optimizer step`,
+    /// `between steps`.
+    pub moment: String,
+    /// The most that is allocated meanwhile.
+    pub bytes: f64,
+    /// The same by class.
     pub by_class: MemoryClasses,
 }
 
@@ -208,6 +244,8 @@ pub struct MemoryInfo {
 pub struct MemoryClasses {
     /// Parameters in compute precision.
     pub weights: f64,
+    /// Copies of matrices in 8 or 4 bits.
+    pub quantised_weights: f64,
     /// Gradients.
     pub gradients: f64,
     /// Optimizer states.
@@ -228,6 +266,7 @@ impl From<Memory> for MemoryClasses {
     fn from(memory: Memory) -> Self {
         Self {
             weights: memory.weights,
+            quantised_weights: memory.quantised_weights,
             gradients: memory.gradients,
             optimizer: memory.optimizer,
             activations: memory.activations,

@@ -15,8 +15,10 @@ use crate::trace::header::{
     Clock, Device, Identity, ProcessGroup, RankHeader, RankSource, SourceInfo, StepWindow,
 };
 use crate::trace::model::{Collective as Recorded, Event, Kind, RankTrace};
-use crate::trace::timeline::{Arrows, Details, Selection, Writer};
+use crate::trace::timeline::{Arrows, Counter, Details, Selection, Writer};
 
+use super::GIB;
+use super::memory::rank_memory;
 use super::replayed::shown;
 
 /// Host thread of the step and its passes, and of the calls.
@@ -67,7 +69,7 @@ pub fn write_timeline(
     let listed: Vec<&RankHeader> = headers.iter().collect();
     let mut writer = Writer::begin(sink, &selection, &listed, 0).map_err(failed)?;
     for (position, header) in headers.iter().enumerate() {
-        let (rank, simulated) = simulated_rank(header, program, sweep, &groups, position);
+        let (rank, simulated) = simulated_rank(setup, header, program, sweep, &groups, position);
         let arrows = groups.arrows(program, &simulated, position);
         writer.rank(&rank, &arrows, Some(&simulated)).map_err(failed)?;
     }
@@ -214,10 +216,13 @@ struct Simulated<'a> {
     ops: Vec<u32>,
     /// By event: what a collective waited for its peers, ns.
     waited: BTreeMap<usize, i64>,
+    /// Bytes allocated from each time on, ns.
+    memory: Vec<(i64, f64)>,
 }
 
 /// A rank as a profiler would have recorded it.
 fn simulated_rank<'a>(
+    setup: &Setup<'_>,
     header: &RankHeader,
     program: &'a Program,
     sweep: &Sweep<'_>,
@@ -312,6 +317,7 @@ fn simulated_rank<'a>(
         template: t,
         waited: waits.map(|(event, (_, _, waited))| (event, *waited)).collect(),
         ops: events.iter().map(|(_, op, _)| *op).collect(),
+        memory: rank_memory(setup, sweep, number),
     };
     rank.events = events.into_iter().map(|(event, _, _)| event).collect();
     (rank, simulated)
@@ -436,6 +442,11 @@ impl Details for Simulated<'_> {
             }
             _ => {}
         }
+    }
+
+    fn counters(&self) -> Vec<Counter> {
+        let values = self.memory.iter().map(|(at, bytes)| (*at, bytes / GIB)).collect();
+        vec![Counter { name: "memory allocated", unit: "GiB", values }]
     }
 }
 

@@ -1,6 +1,7 @@
 //! Results for people.
 
 mod explain;
+mod memory;
 mod network;
 mod scatter;
 mod validation;
@@ -210,39 +211,7 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
     }
     t.push_str(&network_text(&result.network));
 
-    let memory = &result.memory;
-    let verdict = if memory.fits { "fits" } else { "DOES NOT FIT" };
-    let _ = writeln!(
-        t,
-        "\nMemory {} GiB of {} GiB per device: {verdict}{}",
-        significant(memory.peak_bytes_per_device / GIB, 3),
-        significant(memory.capacity_bytes / GIB, 3),
-        if plan.pipeline_parallel > 1 {
-            format!(" (peak on stage {})", memory.peak_stage)
-        } else {
-            String::new()
-        }
-    );
-    let classes = &memory.by_class;
-    for (name, bytes) in [
-        ("weights", classes.weights),
-        ("gradients", classes.gradients),
-        ("optimizer states", classes.optimizer),
-        ("activations", classes.activations),
-        ("logits", classes.logits),
-        ("communication buffers", classes.communication),
-        ("context and workspaces", classes.context),
-        ("fragmentation allowance", classes.fragmentation),
-    ] {
-        if bytes > 0.0 {
-            let _ = writeln!(
-                t,
-                "  {name:30} {:>9}           {}",
-                format!("{} GiB", significant(bytes / GIB, 3)),
-                bar(bytes / memory.capacity_bytes)
-            );
-        }
-    }
+    t.push_str(&memory::memory_text(&result.memory, plan.pipeline_parallel));
 
     let (title, what) = match result.energy.scope {
         Scope::Run => ("\nRun", ""),

@@ -253,12 +253,14 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
     // In fp32 training there is no narrower copy of anything.
     let wide = scenario.training.precision == Precision::Fp32;
     let gradient = |of_stack| if wide { GradientType::Fp32 } else { of_stack };
+    let bf16 = stack.bf16_gradients.filter(|_| scenario.training.precision == Precision::Bf16);
     let recipe = Recipe {
         fusion,
         overlap,
         bucket: bucket as u64,
-        gradient_reduce: gradient(stack.gradient_reduce),
-        gradient_store: gradient(stack.gradient_store),
+        gradient_reduce: gradient(bf16.map_or(stack.gradient_reduce, |bf16| bf16.reduce)),
+        gradient_store: gradient(bf16.map_or(stack.gradient_store, |bf16| bf16.store)),
+        gradients_beside_store: bf16.is_some_and(|bf16| bf16.beside),
         gather_bits: table.gather_bits.unwrap_or(if wide { 32 } else { 16 }),
         reduce_bits: table.reduce_bits.filter(|bits| *bits < 16),
         refresh_by_broadcast: stack.broadcast_turn.is_some(),

@@ -58,7 +58,7 @@ pub struct Prediction {
     pub interval_s: Option<(f64, f64)>,
     /// Tokens per second and device.
     pub tokens_per_s_per_device: Option<f64>,
-    /// Peak memory of a device in GB (1e9 bytes).
+    /// Memory of a device as a driver tool shows it, in GB (1e9 bytes).
     pub memory_gb: Option<f64>,
     /// Memory of the device in GB.
     pub capacity_gb: Option<f64>,
@@ -239,7 +239,7 @@ impl<'a> Predictor<'a> {
                 result.step.interval_90.high_s * mapped.batch_scale,
             )),
             tokens_per_s_per_device: Some(tokens / step / devices),
-            memory_gb: Some(result.memory.peak_bytes_per_device / 1e9),
+            memory_gb: Some(result.memory.reserved_bytes_per_device / 1e9),
             capacity_gb: Some(result.memory.capacity_bytes / 1e9),
             accelerator: Some(mapped.accelerator.clone()),
             stack: Some(mapped.stack.clone()),
@@ -272,7 +272,7 @@ impl<'a> Predictor<'a> {
         let ladder = mapped.recompute_ladder.clone();
         let fits = |setup: &Setup<'_>| {
             let capacity = setup.accelerator.memory.capacity.value.0;
-            peak_memory(setup).1.total() <= capacity * (1.0 + MEMORY_DOUBT)
+            peak_memory(setup).1.memory.total() <= capacity * (1.0 + MEMORY_DOUBT)
         };
         for step in ladder.iter().skip(1) {
             if fits(&setup) {

@@ -9,5 +9,5 @@ mod model;
 pub use config::{MlaShape, Mlp, ModelFile, ModelShape, MoeShape, Norm, Positions};
 pub use layer::{Group, Item, LayerContext};
 pub use lower::{Recipe, lower};
-pub use memory::{Memory, stage_memory};
+pub use memory::{Doing, Memory, Moment, StageMemory, stage_memory};
 pub use model::{LayerKind, Model, Parameters, RankParameters};

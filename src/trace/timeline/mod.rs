@@ -34,6 +34,21 @@ pub trait Details {
     fn class(&self, event: usize) -> Option<&str>;
     /// Further arguments.
     fn args<'a>(&'a self, event: usize, args: &mut Vec<Arg<'a>>);
+    /// Numbers of the rank over time: name, unit, and the value from each time (ns) on.
+    fn counters(&self) -> Vec<Counter> {
+        Vec::new()
+    }
+}
+
+/// A number of a rank over time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Counter {
+    /// Name.
+    pub name: &'static str,
+    /// Unit.
+    pub unit: &'static str,
+    /// The value from each time on, ns.
+    pub values: Vec<(i64, f64)>,
 }
 
 /// Arrows between the members of collectives: by event of a rank, the meeting's number and the end.
@@ -223,6 +238,13 @@ impl View<'_> {
         }
         if !rates.is_empty() {
             sink.counter("communication rate", "GB/s", &sums(rates))?;
+        }
+        for mut counter in self.details.map(Details::counters).unwrap_or_default() {
+            counter.values.iter_mut().for_each(|(at, _)| *at = at.saturating_add(self.shift));
+            if let Some((from, to)) = self.time {
+                counter.values.retain(|(at, _)| (from..to).contains(at));
+            }
+            sink.counter(counter.name, counter.unit, &counter.values)?;
         }
         Ok(())
     }

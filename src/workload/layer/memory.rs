@@ -68,10 +68,11 @@ impl LayerContext<'_> {
         }
     }
 
-    /// Bytes of the logits: 16-bit output, fp32 copy, and fp32 gradient unless the loss is fused.
+    /// Bytes of a micro-batch's logits that are kept for the backward pass (16-bit output, fp32 copy),
+    /// and of the fp32 gradient that comes in it unless the loss is fused.
     #[must_use]
-    pub fn logits_bytes(&self) -> u64 {
+    pub fn logits_bytes(&self) -> (u64, u64) {
         let elements = self.tokens() * self.vocabulary();
-        elements * if self.fusion.cross_entropy { 2 + 4 } else { 2 + 4 + 4 }
+        (elements * (2 + 4), if self.fusion.cross_entropy { 0 } else { elements * 4 })
     }
 }

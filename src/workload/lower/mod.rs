@@ -34,6 +34,8 @@ pub struct Recipe {
     pub gradient_reduce: GradientType,
     /// Format of gradients between micro-batches.
     pub gradient_store: GradientType,
+    /// Gradients in compute precision stay allocated beside those between micro-batches.
+    pub gradients_beside_store: bool,
     /// Bits of a parameter on the wire when sharded parameters are gathered.
     pub gather_bits: u32,
     /// Bits of a gradient on the wire, where it is quantised for the reduction.
@@ -503,6 +505,15 @@ pub(super) fn stage_parameters(
     stage: u32,
 ) -> BTreeMap<Unit, RankParameters> {
     units_of(model, plan, stage, |kind| model.layer_parameters(kind), false)
+}
+
+/// The same of the layers alone.
+pub(super) fn stage_layers(
+    model: &Model,
+    plan: &Plan,
+    stage: u32,
+) -> BTreeMap<Unit, RankParameters> {
+    units_of(model, plan, stage, |kind| model.layer_parameters(kind), true)
 }
 
 /// The same of the parameters that are trained: adapters where the model is frozen.
