@@ -48,6 +48,7 @@ grid = "us"
 "#;
 
 const STEP: &str = "step.seconds";
+const COMPUTE: &str = "step.breakdown.compute";
 const PARAMETERS: &str = "plan.model_parameters";
 const WEIGHTS: &str = "memory.by_class.weights";
 const GRADIENTS: &str = "memory.by_class.gradients";
@@ -109,6 +110,7 @@ const FSDP_BARE: &[&str] = &[
 const FSDP: &[&str] = &["plan.sharding=zero3", "software.stack=torch-fsdp"];
 const LEARNED: &[&str] = &["model.shape.positions=learned"];
 const B200: &[&str] = &["cluster.node=dgx-b200"];
+const A100: &[&str] = &["cluster.node=dgx-a100"];
 const UNFUSED: &[&str] = &["software.attention=unfused"];
 const WINDOW: &[&str] = &["model.shape.window=1024"];
 const MOE: &[&str] =
@@ -334,6 +336,10 @@ const CHANGES: &[Change] = &[
     change("software.graphs", HOST_BOUND, "none", "layers", &[Down(STEP), Down(HOST)]),
     change("software.graphs", HOST_BOUND, "layers", "step", &[Down(STEP), Down(HOST)]),
     change("software.bucket_mb", &[], "200", "20000", &[Up(STEP), Up(DATA)]),
+    // Measured at 450 TFLOP/s, which is slower than the models say.
+    change("software.gemm_table", &[], ABSENT, "tests/data/kernels/gemms.csv", &[Up(STEP), Up(COMPUTE)]),
+    change("software.gemm_table", A100, ABSENT, "tests/data/kernels/gemms.csv", &[Refused("no row of a100-80")]),
+    change("software.attention_table", &[], ABSENT, "tests/data/kernels/attention.csv", &[Up(STEP), Up(COMPUTE)]),
 
     change("plan.tensor_parallel", &[], "1", "8", &[Down(WEIGHTS), Down(ACTIVATIONS), Up(TENSOR)]),
     change("plan.pipeline_parallel", &[], "1", "4", &[Down(WEIGHTS), Up(BUBBLE), Up(PIPELINE)]),

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::calibrate::kernels::attention::AttentionFit;
-use crate::calibrate::kernels::rows::{GemmRow, hash, read_attention, read_gemms};
 use crate::calibrate::kernels::score::{self, Scored};
 use crate::calibrate::kernels::write::{Origin, Section, section, write};
 use crate::calibrate::kernels::{Spread, attention, gemm};
 use crate::error::{Error, Result};
+use crate::hardware::measured::{GemmRow, hash, read_attention, read_gemms};
 use crate::hardware::{Accelerator, Catalogue, Curve, KernelFit};
 use crate::program::FusedAttention;
 
@@ -99,8 +99,10 @@ pub fn validate(
         print(out, &format!("GEMMs, {constants}"), &scored).map_err(io)?;
         print_refused(out, &refused).map_err(io)?;
         if args.held_out {
-            let scored = score::held_out_gemms(catalogue, &rows)?;
-            print(out, &format!("GEMMs, {halves}"), &scored).map_err(io)?;
+            let (modelled, interpolated) = score::held_out_gemms(catalogue, &rows)?;
+            print(out, &format!("GEMMs, {halves}"), &modelled).map_err(io)?;
+            let title = format!("GEMMs, {halves}, the other half as measured kernels");
+            print(out, &title, &interpolated).map_err(io)?;
         }
     }
     if let Some(path) = args.attention {

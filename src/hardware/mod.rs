@@ -9,6 +9,7 @@ mod check;
 mod collectives;
 mod figure;
 mod kernels;
+pub mod measured;
 mod stack;
 mod types;
 

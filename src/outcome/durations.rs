@@ -1,14 +1,17 @@
 //! Durations of a program: kernels by the timing model, meetings by the network model.
 
+use std::collections::BTreeMap;
+
 use crate::error::Result;
 use crate::hardware::Graphs;
-use crate::program::{Kernel, KernelClass, Program, Work};
+use crate::program::{Action, Kernel, KernelClass, Program, Work};
 use crate::replay::{Durations, HostTimes};
 use crate::scenario::Setup;
-use crate::timing::{KernelLibrary, KernelTime, KernelTimes, sustained_rate};
+use crate::timing::{KernelLibrary, KernelTime, KernelTimes, MeasuredKernels, sustained_rate};
 use crate::units::{Nanos, Seconds};
 
 use super::network::{Meetings, time_meetings};
+use super::result::KernelInfo;
 
 /// A program's durations and what was noticed on the way.
 #[derive(Clone, Debug)]
@@ -28,7 +31,7 @@ pub struct Timed {
 /// # Errors
 /// The accelerator lacks a figure that a kernel needs.
 pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
-    let library = KernelLibrary::new(setup.accelerator);
+    let library = KernelLibrary::new(setup.accelerator).with_measured(setup.measured.as_ref());
     let sustained = &setup.stack.in_training;
     let clock = sustained_rate(&setup.accelerator.power, setup.power_cap());
     let mut outside = Vec::new();
@@ -80,6 +83,34 @@ pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
         host,
     };
     Ok(Timed { durations, kernels: alone, meetings, warnings })
+}
+
+/// Where the time of a program's kernels comes from, over all ranks.
+pub(super) fn kernel_info(setup: &Setup<'_>, program: &Program, timed: &Timed) -> KernelInfo {
+    let mut ranks = vec![0.0; program.templates.len()];
+    for template in &program.template_of_rank {
+        ranks[template.index()] += 1.0;
+    }
+    let mut seconds: BTreeMap<String, f64> = BTreeMap::new();
+    for (template, ranks) in program.templates.iter().zip(ranks) {
+        for op in &template.ops {
+            if let Action::Kernel(kernel) = op.action {
+                let time = timed.durations.kernels[kernel.index()].0 as f64;
+                let source = timed.kernels[kernel.index()].source.name().to_owned();
+                *seconds.entry(source).or_default() += time * ranks;
+            }
+        }
+    }
+    let all: f64 = seconds.values().sum();
+    if all > 0.0 {
+        seconds.values_mut().for_each(|seconds| *seconds /= all);
+    }
+    let measured = setup.measured.as_ref();
+    KernelInfo {
+        time_by_source: seconds,
+        measured_shapes: measured.map(MeasuredKernels::shapes),
+        left_out_error_pct: measured.and_then(MeasuredKernels::left_out_error_pct),
+    }
 }
 
 /// Host time to issue a kernel: every launch costs the framework and the driver the same; products

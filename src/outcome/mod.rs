@@ -15,6 +15,7 @@ mod uncertainty;
 mod what_if;
 
 pub use demands::demands_of;
+use durations::kernel_info;
 pub use durations::{Timed, time_program};
 pub use explain::{EXPLAIN_SCHEMA, Term, Waterfall, explain};
 pub use memory::{memory_by_stage, moment_name, moment_times, peak_memory};
@@ -267,6 +268,7 @@ fn assemble(
             relative_sigma: spread.sigma,
             breakdown,
         },
+        kernels: kernel_info(setup, program, timed),
         throughput: Throughput {
             tokens_per_second: tokens / step.0,
             tokens_per_second_interval_90: spread.interval(tokens / step.0),
@@ -456,7 +458,6 @@ fn inputs(setup: &Setup<'_>, catalogue: &Catalogue) -> Vec<InputInfo> {
         .map(|(name, document)| info(name, document.origin(), document.text()))
         .chain(
             setup
-                .network
                 .files
                 .iter()
                 .map(|file| info(format!("{} {}", file.kind, file.name), &file.origin, &file.text)),

@@ -38,6 +38,8 @@ pub struct RunResult {
     /// Where the width of the step's interval comes from, largest first; contributions add up in
     /// quadrature. Those below 0.05 % are left out.
     pub uncertainty: Vec<UncertaintySource>,
+    /// Where the times of kernels come from.
+    pub kernels: KernelInfo,
     /// Rates.
     pub throughput: Throughput,
     /// Device memory.
@@ -135,6 +137,21 @@ pub struct StepInfo {
     pub relative_sigma: f64,
     /// Seconds by account, mean over ranks; they add up to `seconds`.
     pub breakdown: BTreeMap<String, f64>,
+}
+
+/// Where the times of kernels come from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct KernelInfo {
+    /// Share of the time of all kernels by source: `measured` (rows of this very shape),
+    /// `interpolated` (rows near it), `modelled` (models fitted to the accelerator), `curve`
+    /// (efficiency by size).
+    pub time_by_source: BTreeMap<String, f64>,
+    /// Measured shapes that the scenario's tables have of the accelerator; absent without tables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured_shapes: Option<usize>,
+    /// Median error, in percent, of predicting each of them from the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out_error_pct: Option<f64>,
 }
 
 /// 90 % interval of a step.

@@ -31,6 +31,7 @@ use crate::network::WHOLE;
 use crate::program::{KernelClass, Program, Work};
 use crate::replay::CriticalPath;
 use crate::scenario::Setup;
+use crate::timing::KernelSource;
 use crate::units::{Nanos, Quantity, Seconds};
 
 use super::durations::Timed;
@@ -100,7 +101,14 @@ impl Uncertainty {
 }
 
 /// What a class of kernels is called, by how it is timed.
-fn class_of(kernel: &crate::program::Kernel) -> &'static str {
+fn class_of(kernel: &crate::program::Kernel, source: KernelSource) -> &'static str {
+    if matches!(kernel.work, Work::Gemm { .. } | Work::Attention { .. }) {
+        match source {
+            KernelSource::Measured => return "measured kernels",
+            KernelSource::Interpolated => return "interpolation between measured kernels",
+            KernelSource::Modelled | KernelSource::Curve => {}
+        }
+    }
     match (kernel.work, kernel.class) {
         (Work::Gemm { .. }, KernelClass::Attention) | (Work::Attention { .. }, _) => {
             "model of attention kernels"
@@ -183,7 +191,8 @@ pub fn uncertainty(
         let sigma = timed.kernels[*kernel].uncertainty;
         let wide = timed.kernels[*kernel].extrapolated || sigma >= WIDE;
         let common = if wide { sigma } else { sigma * SYSTEMATIC };
-        let class = classes.entry(class_of(&program.kernels[*kernel])).or_default();
+        let source = timed.kernels[*kernel].source;
+        let class = classes.entry(class_of(&program.kernels[*kernel], source)).or_default();
         class.time += time;
         class.common += time * common;
         class.own += (time * time) * (sigma * sigma - common * common);

@@ -13,7 +13,7 @@ pub use validation::{Origin, catalogue_hash, drawn, short, statistics_text, vali
 
 use std::fmt::Write as _;
 
-use crate::outcome::{Interval, RunResult, Scope, StepInterval};
+use crate::outcome::{Interval, KernelInfo, RunResult, Scope, StepInterval};
 use crate::replay::Category;
 use crate::scenario::Setup;
 use crate::units::{Seconds, human_time, si, significant};
@@ -185,6 +185,10 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
         }
     }
 
+    if let Some(shapes) = result.kernels.measured_shapes {
+        t.push_str(&kernels_text(&result.kernels, shapes));
+    }
+
     let _ = writeln!(t, "\nWhere the time goes (mean over ranks)");
     let step = result.step.seconds;
     for category in Category::ALL {
@@ -319,6 +323,22 @@ pub fn run_text(result: &RunResult, setup: &Setup<'_>, with_assumptions: bool) -
         );
     }
     t
+}
+
+/// How much of the kernels' time was measured.
+fn kernels_text(kernels: &KernelInfo, shapes: usize) -> String {
+    let share = |source: &str| kernels.time_by_source.get(source).copied().unwrap_or(0.0) * 100.0;
+    let error = kernels.left_out_error_pct.map_or_else(String::new, |error| {
+        format!(" (each from the others: {} % off in the median)", significant(error, 2))
+    });
+    let text = format!(
+        "kernel time by {shapes} measured shapes{error}: {:.0} % measured, {:.0} % interpolated, {:.0} % \
+         modelled",
+        share("measured"),
+        share("interpolated"),
+        share("modelled") + share("curve"),
+    );
+    wrapped(&text, 96).iter().map(|line| format!("  {line}\n")).collect()
 }
 
 fn sharding_text(result: &RunResult) -> String {

@@ -4,6 +4,7 @@
 //! fills in documented defaults and checks that everything fits together.
 
 mod files;
+mod kernels;
 mod limits;
 mod network;
 mod resolve;
@@ -248,6 +249,14 @@ pub struct SoftwareTable {
     /// Largest overlapped gradient message in MB.
     #[serde(default)]
     pub bucket_mb: Option<f64>,
+    /// Measured GEMMs that come before the models, as a CSV file next to the scenario: accelerator,
+    /// dtype, m, n, k, time_us and, if there is more than one product, batch.
+    #[serde(default)]
+    pub gemm_table: Option<String>,
+    /// Measured attention likewise: accelerator, impl, pass_, causal, head_dim, seqlen, tflops, tokens,
+    /// width.
+    #[serde(default)]
+    pub attention_table: Option<String>,
 }
 
 /// Which tensors are sharded over the data-parallel ranks.

@@ -13,7 +13,7 @@ use crate::network::placement::{Placement, Strategy};
 use crate::network::topology::{Topology as Graph, explicit};
 use crate::network::{BandwidthMatrix, Choices, fits};
 
-use super::files::{Files, NamedFile};
+use super::files::Files;
 use super::{LinkVariability, NetworkModel, NetworkTable, PlacementStrategy, Routing, Scenario};
 
 /// What collectives are timed with.
@@ -33,8 +33,6 @@ pub struct Network<'a> {
     pub matrix: Option<Arc<BandwidthMatrix>>,
     /// Places of the ranks.
     pub placement: Placement,
-    /// Files that the scenario names.
-    pub files: Vec<NamedFile>,
 }
 
 /// The key that is wrong, and why.
@@ -53,7 +51,7 @@ pub(super) fn resolve<'a>(
     catalogue: &'a Catalogue,
     (node, fabric, stack): (&'a Node, Option<&'a Fabric>, &'a Stack),
     devices: u32,
-    mut files: Files<'_>,
+    files: &mut Files<'_>,
 ) -> std::result::Result<Network<'a>, Refused> {
     let table = &scenario.network;
     let nodes = scenario.cluster.nodes;
@@ -87,7 +85,7 @@ pub(super) fn resolve<'a>(
         fabric.oversubscription.value.0 = ratio;
     }
     let topology = match &table.topology {
-        Some(name) => Some(wired(&mut files, name, node, nodes)?),
+        Some(name) => Some(wired(files, name, node, nodes)?),
         None => None,
     };
     if let (Some(_), Some(fabric)) = (&topology, &mut fabric) {
@@ -135,8 +133,7 @@ pub(super) fn resolve<'a>(
         protocol: table.protocol,
         no_in_switch: table.in_switch_reduction == Some(false),
     };
-    let files = files.into_read();
-    Ok(Network { library, transport, choices, fabric, topology, matrix, placement, files })
+    Ok(Network { library, transport, choices, fabric, topology, matrix, placement })
 }
 
 /// Reads a network from a file and checks that it has a place for every card.

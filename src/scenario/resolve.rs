@@ -8,12 +8,13 @@ use crate::hardware::{
 use crate::input::Document;
 use crate::plan::{DEFAULT_ORDER, Plan, PlanRequest, Sharding};
 use crate::program::Precision;
+use crate::timing::MeasuredKernels;
 use crate::units::Watts;
 use crate::workload::{Model, Recipe};
 
-use super::files::Files;
+use super::files::{Files, NamedFile};
 use super::network::{self, Network};
-use super::{DEFAULT_GRID, Scenario, ShardingScheme, limits};
+use super::{DEFAULT_GRID, Scenario, ShardingScheme, kernels, limits};
 
 /// A scenario whose names are looked up and whose plan multiplies out.
 #[derive(Clone, Debug)]
@@ -40,6 +41,10 @@ pub struct Setup<'a> {
     pub attention: AttentionKernel,
     /// Fusion, overlap and formats after the scenario's switches.
     pub recipe: Recipe,
+    /// Measured kernels that come before the models.
+    pub measured: Option<MeasuredKernels>,
+    /// Files that the scenario names.
+    pub files: Vec<NamedFile>,
     /// Prices and grid.
     pub account: Account<'a>,
 }
@@ -273,13 +278,20 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         }
     }
 
-    let files = Files::beside(document);
-    let network = network::resolve(&scenario, catalogue, (node, fabric, stack), devices, files)
+    let mut files = Files::beside(document);
+    let measured = kernels::resolve(&scenario.software, catalogue, accelerator, &mut files)
         .map_err(|(key, error)| match error {
-            // Of a file that the scenario names, with its own place.
             Error::Input(_) => error,
             other => place(key, other),
         })?;
+    let hardware = (node, fabric, stack);
+    let network = network::resolve(&scenario, catalogue, hardware, devices, &mut files).map_err(
+        |(key, error)| match error {
+            // Of a file that the scenario names, with its own place.
+            Error::Input(_) => error,
+            other => place(key, other),
+        },
+    )?;
 
     let accounts = &scenario.account;
     let prices = match &accounts.prices {
@@ -304,6 +316,8 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         devices,
         plan,
         recipe,
+        measured,
+        files: files.into_read(),
     })
 }
 

@@ -8,8 +8,9 @@ use crate::units::Seconds;
 
 use super::attention::{AttentionShape, FlashModel};
 use super::gemm::{GemmShape, TileModel, alignment_of};
+use super::measured::MeasuredKernels;
 use super::memory::{MemoryModel, STREAM_UNCERTAINTY};
-use super::{KernelTime, KernelTimes, Roofline};
+use super::{KernelSource, KernelTime, KernelTimes, Roofline};
 
 /// Dimensions of a GEMM that the tables behind the constants span; beyond a factor of four a time
 /// counts as extrapolated.
@@ -18,7 +19,7 @@ const LARGEST: u64 = 4 * 65_536;
 /// Relative uncertainty of a shape that no measured row is like.
 const EXTRAPOLATED: f64 = 0.2;
 /// Median absolute errors to one standard deviation of a normal distribution.
-const SIGMA_PER_MEDIAN: f64 = 1.4826;
+pub(super) const SIGMA_PER_MEDIAN: f64 = 1.4826;
 
 /// Times kernels on one accelerator.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,7 @@ pub struct KernelLibrary<'a> {
     accelerator: &'a Accelerator,
     roofline: Roofline<'a>,
     memory: MemoryModel<'a>,
+    measured: Option<&'a MeasuredKernels>,
 }
 
 impl<'a> KernelLibrary<'a> {
@@ -36,7 +38,14 @@ impl<'a> KernelLibrary<'a> {
             accelerator,
             roofline: Roofline::new(accelerator),
             memory: MemoryModel::new(accelerator),
+            measured: None,
         }
+    }
+
+    /// The same with measured kernels before its models.
+    #[must_use]
+    pub fn with_measured(self, measured: Option<&'a MeasuredKernels>) -> Self {
+        Self { measured, ..self }
     }
 
     /// The tile model for a format, where the accelerator has its constants; with whether the
@@ -99,6 +108,7 @@ impl<'a> KernelLibrary<'a> {
             time: Seconds(model.seconds(&shape)),
             extrapolated,
             uncertainty: spread(tiles.fit.median_error_pct, extrapolated),
+            source: KernelSource::Modelled,
         }))
     }
 
@@ -155,6 +165,7 @@ impl<'a> KernelLibrary<'a> {
             time: floor + Seconds(compute).max(self.memory.transfer(bytes)),
             extrapolated,
             uncertainty: spread(constants.fit.median_error_pct, extrapolated),
+            source: KernelSource::Modelled,
         }))
     }
 }
@@ -177,12 +188,15 @@ impl KernelTimes for KernelLibrary<'_> {
                 time: self.memory.seconds(bytes as f64, launches),
                 extrapolated: false,
                 uncertainty: STREAM_UNCERTAINTY,
+                source: KernelSource::Modelled,
             }),
             Work::Recorded { .. } => None,
         };
-        match modelled {
-            Some(time) => Ok(time),
-            None => self.roofline.time(kernel),
-        }
+        let modelled = match modelled {
+            Some(time) => time,
+            None => self.roofline.time(kernel)?,
+        };
+        let refined = self.measured.and_then(|measured| measured.refine(kernel, modelled));
+        Ok(refined.unwrap_or(modelled))
     }
 }

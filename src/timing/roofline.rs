@@ -7,7 +7,7 @@ use crate::program::{AttentionPass, Kernel, Precision, Work};
 use crate::units::{Flops, FlopsPerSecond, Seconds};
 
 use super::memory::{MemoryModel, STREAM_UNCERTAINTY};
-use super::{KernelTime, KernelTimes};
+use super::{KernelSource, KernelTime, KernelTimes};
 
 /// Head size for which the attention curves are given.
 const CURVE_HEAD_DIM: f64 = 128.0;
@@ -81,6 +81,7 @@ impl KernelTimes for Roofline<'_> {
                     time: crate::units::Nanos(ns).seconds(),
                     extrapolated: false,
                     uncertainty: 0.0,
+                    source: KernelSource::Measured,
                 });
             }
             Work::Stream { bytes, launches } => {
@@ -89,6 +90,7 @@ impl KernelTimes for Roofline<'_> {
                     time,
                     extrapolated: false,
                     uncertainty: STREAM_UNCERTAINTY,
+                    source: KernelSource::Modelled,
                 });
             }
             Work::Gemm { m, n, k, batch, precision } => {
@@ -142,6 +144,7 @@ impl KernelTimes for Roofline<'_> {
             }
         };
         let uncertainty = spread.unwrap_or(UNKNOWN_SPREAD);
-        Ok(KernelTime { time: time.max(floor), extrapolated, uncertainty })
+        let source = KernelSource::Curve;
+        Ok(KernelTime { time: time.max(floor), extrapolated, uncertainty, source })
     }
 }

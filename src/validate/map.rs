@@ -524,6 +524,8 @@ fn software(spec: &RowSpec, stack: &Stack, assumed: &mut Vec<String>) -> Softwar
         overlap_pipeline: None,
         overlap_context: None,
         bucket_mb: None,
+        gemm_table: None,
+        attention_table: None,
     };
     // "flash" without a generation says that it is fused; which kernel that is, the stack knows.
     let generic = spec.attention.trim().eq_ignore_ascii_case("flash");

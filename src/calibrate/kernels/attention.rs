@@ -7,10 +7,10 @@
 
 use std::collections::BTreeMap;
 
-use super::rows::{AttentionRow, hash};
 use super::{ROBUST_SCALE, Spread};
 use crate::calibrate::least_squares::{cauchy, minimise};
 use crate::error::{Error, Result};
+use crate::hardware::measured::{AttentionRow, hash};
 use crate::hardware::{Accelerator, Catalogue, Curve, Kind};
 use crate::program::FusedAttention;
 use crate::timing::{AttentionShape, FlashModel};

@@ -1,9 +1,9 @@
 //! Fit of the tile model's seven constants to measured GEMMs.
 
-use super::rows::GemmRow;
 use super::{ROBUST_SCALE, Spread};
 use crate::calibrate::least_squares::{cauchy, minimise};
 use crate::error::{Error, Result};
+use crate::hardware::measured::GemmRow;
 use crate::hardware::{Accelerator, Curve, TileShape};
 use crate::program::Precision;
 use crate::timing::{GemmShape, TileModel, alignment_of};
@@ -65,15 +65,21 @@ pub fn alignment_curve() -> Result<Curve> {
 /// A row as the model sees it.
 #[must_use]
 pub fn shape_of(row: &GemmRow, operand: f64) -> GemmShape {
+    shape((row.m, row.n, row.k, row.batch), operand)
+}
+
+/// A shape from m, n, k and the number of products; `operand` bytes per element.
+#[must_use]
+pub fn shape((m, n, k, batch): (u64, u64, u64, u64), operand: f64) -> GemmShape {
     let align = |elements| alignment_of(elements, operand);
     GemmShape {
-        m: row.m as f64,
-        n: row.n as f64,
-        k: row.k as f64,
-        batch: row.batch as f64,
+        m: m as f64,
+        n: n as f64,
+        k: k as f64,
+        batch: batch as f64,
         operand,
         result: operand.max(2.0),
-        alignment: align(row.m).min(align(row.n)).min(align(row.k)),
+        alignment: align(m).min(align(n)).min(align(k)),
     }
 }
 

@@ -1,12 +1,11 @@
 //! Constants of the kernel models from measured GEMMs and attention calls.
 //!
-//! [`rows`] reads tables, [`gemm`] and [`attention`] fit (robust least squares on the logarithm of
+//! [`gemm`] and [`attention`] fit tables of [`crate::hardware::measured`] (robust least squares on the logarithm of
 //! the time), [`mod@write`] puts constants into an accelerator's file, [`score`] says how far a
 //! catalogue or a fit is from rows.
 
 pub mod attention;
 pub mod gemm;
-pub mod rows;
 pub mod score;
 pub mod write;
 

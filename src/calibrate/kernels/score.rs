@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::rows::{AttentionRow, GemmRow, held_out};
 use super::{Spread, attention, gemm};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::hardware::measured::{AttentionRow, GemmRow, held_out};
 use crate::hardware::{Accelerator, Catalogue};
-use crate::program::{AttentionPass, FusedAttention, Kernel, KernelClass, Precision, Work};
-use crate::timing::{KernelLibrary, KernelTimes};
+use crate::program::{FusedAttention, Kernel, KernelClass, Precision, Work};
+use crate::timing::{
+    KernelLibrary, KernelSource, KernelTime, KernelTimes, MeasuredKernels, TileModel, Timing,
+};
+use crate::units::Seconds;
 
 /// A scored row: where it counts and its relative error.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,24 +58,16 @@ fn gemm_classes(row: &GemmRow) -> Vec<&'static str> {
     classes
 }
 
-fn gemm_kernel(row: &GemmRow, precision: Precision) -> Kernel {
-    Kernel {
-        name: "measured".into(),
-        class: KernelClass::Gemm,
-        work: Work::Gemm { m: row.m, n: row.n, k: row.k, batch: row.batch, precision },
-    }
-}
-
 /// Scores GEMMs with the catalogue's constants; rows of an unknown accelerator or format come back
 /// as reasons.
 pub fn gemms(catalogue: &Catalogue, rows: &[GemmRow]) -> (Vec<Scored>, Vec<String>) {
     let (mut scored, mut refused) = (Vec::new(), Vec::new());
     for row in rows {
         let time = catalogue.accelerator(&row.accelerator).and_then(|accelerator| {
-            let precision = row.precision().ok_or_else(|| {
-                crate::error::Error::Unsupported(format!("format `{}`", row.dtype))
-            })?;
-            let time = KernelLibrary::new(accelerator).time(&gemm_kernel(row, precision))?;
+            let kernel = row
+                .kernel()
+                .ok_or_else(|| Error::Unsupported(format!("format `{}`", row.dtype)))?;
+            let time = KernelLibrary::new(accelerator).time(&kernel)?;
             Ok((accelerator.name.clone(), time.time.0))
         });
         match time {
@@ -87,11 +82,33 @@ pub fn gemms(catalogue: &Catalogue, rows: &[GemmRow]) -> (Vec<Scored>, Vec<Strin
     (scored, refused)
 }
 
-/// Scores half of the GEMMs (by hash) with constants fitted on the other half.
+/// A tile model whose constants were fitted on some of the rows.
+struct Fitted<'a>(&'a TileModel);
+
+impl KernelTimes for Fitted<'_> {
+    fn time(&self, kernel: &Kernel) -> Result<KernelTime> {
+        let Work::Gemm { m, n, k, batch, precision } = kernel.work else {
+            return Err(Error::Internal("not a GEMM".into()));
+        };
+        let shape = gemm::shape((m, n, k, batch), precision.bytes());
+        Ok(KernelTime {
+            time: Seconds(self.0.seconds(&shape)),
+            extrapolated: false,
+            uncertainty: 0.0,
+            source: KernelSource::Modelled,
+        })
+    }
+}
+
+/// Scores half of the GEMMs (by hash) with constants fitted on the other half: by the model alone,
+/// and with the other half as measured kernels before it.
 ///
 /// # Errors
 /// An accelerator lacks a figure, or has too few rows.
-pub fn held_out_gemms(catalogue: &Catalogue, rows: &[GemmRow]) -> Result<Vec<Scored>> {
+pub fn held_out_gemms(
+    catalogue: &Catalogue,
+    rows: &[GemmRow],
+) -> Result<(Vec<Scored>, Vec<Scored>)> {
     let mut groups: BTreeMap<String, (&Accelerator, Vec<&GemmRow>)> = BTreeMap::new();
     for row in rows {
         if let Ok(accelerator) = catalogue.accelerator(&row.accelerator) {
@@ -99,24 +116,37 @@ pub fn held_out_gemms(catalogue: &Catalogue, rows: &[GemmRow]) -> Result<Vec<Sco
             group.or_insert_with(|| (accelerator, Vec::new())).1.push(row);
         }
     }
-    let mut scored = Vec::new();
+    let (mut modelled, mut interpolated) = (Vec::new(), Vec::new());
     for (name, (accelerator, rows)) in groups {
         let (out, fitted): (Vec<&GemmRow>, Vec<&GemmRow>) =
             rows.into_iter().partition(|row| held_out(&row.key()));
         let fit = gemm::fit(accelerator, &fitted)?;
-        for row in out {
-            if !matches!(row.precision(), Some(Precision::Bf16 | Precision::Fp16)) {
-                continue;
+        let model = Fitted(&fit.model);
+        let sixteen =
+            |row: &&&GemmRow| matches!(row.precision(), Some(Precision::Bf16 | Precision::Fp16));
+        let timings: Vec<Timing> = fitted
+            .iter()
+            .filter(sixteen)
+            .map(|row| Timing {
+                kernels: row.kernel().into_iter().collect(),
+                seconds: row.time_us * 1e-6,
+            })
+            .collect();
+        let measured = MeasuredKernels::new(&model, &timings)?;
+        for row in out.iter().filter(sixteen) {
+            let Some(kernel) = row.kernel() else { continue };
+            let alone = model.time(&kernel)?;
+            let refined = measured.refine(&kernel, alone).unwrap_or(alone);
+            for (scored, time) in [(&mut modelled, alone), (&mut interpolated, refined)] {
+                scored.push(Scored {
+                    accelerator: name.clone(),
+                    classes: gemm_classes(row),
+                    error: time.time.0 / (row.time_us * 1e-6) - 1.0,
+                });
             }
-            let time = fit.model.seconds(&gemm::shape_of(row, 2.0));
-            scored.push(Scored {
-                accelerator: name.clone(),
-                classes: gemm_classes(row),
-                error: time / (row.time_us * 1e-6) - 1.0,
-            });
         }
     }
-    Ok(scored)
+    Ok((modelled, interpolated))
 }
 
 /// What an attention row counts under.
@@ -160,37 +190,11 @@ fn unfused_kernels(row: &AttentionRow) -> Vec<Kernel> {
     kernels
 }
 
-fn fused_kernels(row: &AttentionRow, implementation: FusedAttention) -> Vec<Kernel> {
-    let s = row.seqlen;
-    let one = |pass| Kernel {
-        name: "attention".into(),
-        class: KernelClass::Attention,
-        work: Work::Attention {
-            pass,
-            implementation,
-            batch: row.batch(),
-            heads: row.heads(),
-            kv_heads: row.heads(),
-            queries: s,
-            keys: s,
-            pairs: if row.causal() { s * (s + 1) / 2 } else { s * s },
-            head_dim: row.head_dim,
-            value_dim: row.head_dim,
-            precision: Precision::Bf16,
-        },
-    };
-    match row.pass_.as_str() {
-        "fwd" => vec![one(AttentionPass::Forward)],
-        "bwd" => vec![one(AttentionPass::Backward)],
-        _ => vec![one(AttentionPass::Forward), one(AttentionPass::Backward)],
-    }
-}
-
 /// Scores attention with the catalogue's constants.
 pub fn attention(catalogue: &Catalogue, rows: &[AttentionRow]) -> (Vec<Scored>, Vec<String>) {
     let (mut scored, mut refused) = (Vec::new(), Vec::new());
     for row in rows {
-        let kernels = row.fused().map_or_else(|| unfused_kernels(row), |i| fused_kernels(row, i));
+        let kernels = row.fused().map_or_else(|| unfused_kernels(row), |_| row.fused_kernels());
         let time = catalogue.accelerator(&row.accelerator).and_then(|accelerator| {
             let library = KernelLibrary::new(accelerator);
             let mut total = 0.0;

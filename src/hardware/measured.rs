@@ -1,4 +1,4 @@
-//! Measured kernels as CSV: one row, one timing.
+//! Measured kernels as CSV: one row, one timing, from a probe, a benchmark or a paper.
 //!
 //! GEMMs: `accelerator, dtype, m, n, k, time_us` and, if there are, `batch, source`. Attention:
 //! `accelerator, impl, pass_, causal, head_dim, seqlen, tflops` and, if there are, `tokens, width,
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, InputError, Result};
-use crate::program::{FusedAttention, Precision};
+use crate::program::{AttentionPass, FusedAttention, Kernel, KernelClass, Precision, Work};
 
 /// A measured GEMM.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -87,6 +87,17 @@ impl GemmRow {
         }
     }
 
+    /// The kernel, if its format is one that is modelled.
+    #[must_use]
+    pub fn kernel(&self) -> Option<Kernel> {
+        let (precision, batch) = (self.precision()?, self.batch);
+        Some(Kernel {
+            name: "measured".into(),
+            class: KernelClass::Gemm,
+            work: Work::Gemm { m: self.m, n: self.n, k: self.k, batch, precision },
+        })
+    }
+
     /// Text that the row is hashed by: splits and fit records do not depend on the file's order.
     #[must_use]
     pub fn key(&self) -> String {
@@ -143,6 +154,35 @@ impl AttentionRow {
         forward * passes / (self.tflops * 1e12)
     }
 
+    /// The kernels of a fused implementation that were timed together: forward, backward or both.
+    #[must_use]
+    pub fn fused_kernels(&self) -> Vec<Kernel> {
+        let Some(implementation) = self.fused() else { return Vec::new() };
+        let s = self.seqlen;
+        let one = |pass| Kernel {
+            name: "attention".into(),
+            class: KernelClass::Attention,
+            work: Work::Attention {
+                pass,
+                implementation,
+                batch: self.batch(),
+                heads: self.heads(),
+                kv_heads: self.heads(),
+                queries: s,
+                keys: s,
+                pairs: if self.causal() { s * (s + 1) / 2 } else { s * s },
+                head_dim: self.head_dim,
+                value_dim: self.head_dim,
+                precision: Precision::Bf16,
+            },
+        };
+        match self.pass_.as_str() {
+            "fwd" => vec![one(AttentionPass::Forward)],
+            "bwd" => vec![one(AttentionPass::Backward)],
+            _ => vec![one(AttentionPass::Forward), one(AttentionPass::Backward)],
+        }
+    }
+
     /// Text that the row is hashed by.
     #[must_use]
     pub fn key(&self) -> String {
@@ -175,14 +215,9 @@ pub fn hash(mut keys: Vec<String>) -> String {
 /// Reads a table of GEMMs.
 ///
 /// # Errors
-/// The file cannot be read, lacks a column, or a field is not what its column holds; the message
-/// has the line.
+/// The file cannot be read; otherwise as for [`parse_gemms`].
 pub fn read_gemms(path: &Path) -> Result<Vec<GemmRow>> {
-    let rows: Vec<(u64, GemmRow)> =
-        read(path, &["accelerator", "dtype", "m", "n", "k", "time_us"])?;
-    check(path, rows, |row| {
-        row.time_us > 0.0 && row.time_us.is_finite() && row.m * row.n * row.k * row.batch > 0
-    })
+    parse_gemms(&path.display().to_string(), &bytes_of(path)?)
 }
 
 /// Reads a table of attention calls.
@@ -190,21 +225,52 @@ pub fn read_gemms(path: &Path) -> Result<Vec<GemmRow>> {
 /// # Errors
 /// As for [`read_gemms`].
 pub fn read_attention(path: &Path) -> Result<Vec<AttentionRow>> {
+    parse_attention(&path.display().to_string(), &bytes_of(path)?)
+}
+
+fn bytes_of(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| Error::io("read", path, e))
+}
+
+/// A table of GEMMs from its text.
+///
+/// # Errors
+/// It lacks a column, or a field is not what its column holds; the message has the line.
+pub fn parse_gemms(origin: &str, text: &[u8]) -> Result<Vec<GemmRow>> {
+    let columns = ["accelerator", "dtype", "m", "n", "k", "time_us"];
+    let rows: Vec<(u64, GemmRow)> = parse(origin, text, &columns)?;
+    // Products of sizes stay far below what 64 bits hold.
+    let sizes = |row: &GemmRow| [row.m, row.n, row.k, row.batch];
+    check(origin, rows, |row| {
+        row.time_us > 0.0
+            && row.time_us.is_finite()
+            && sizes(row).iter().all(|size| (1..=1 << 28).contains(size))
+            && sizes(row).iter().map(|size| *size as f64).product::<f64>() < 1e18
+    })
+}
+
+/// A table of attention calls from its text.
+///
+/// # Errors
+/// As for [`parse_gemms`].
+pub fn parse_attention(origin: &str, text: &[u8]) -> Result<Vec<AttentionRow>> {
     let columns = ["accelerator", "impl", "pass_", "causal", "head_dim", "seqlen", "tflops"];
-    let rows: Vec<(u64, AttentionRow)> = read(path, &columns)?;
-    check(path, rows, |row| {
+    let rows: Vec<(u64, AttentionRow)> = parse(origin, text, &columns)?;
+    check(origin, rows, |row| {
         row.tflops > 0.0
             && row.tflops.is_finite()
-            && row.head_dim > 0
-            && row.seqlen > 0
+            && (1..=1 << 16).contains(&row.head_dim)
+            && (1..=1 << 26).contains(&row.seqlen)
+            && (1..=1 << 30).contains(&row.tokens)
+            && (1..=1 << 24).contains(&row.width)
             && ["fwd", "bwd", "fwd+bwd"].contains(&row.pass_.as_str())
             && ["yes", "no"].contains(&row.causal.as_str())
     })
 }
 
-fn input_error(path: &Path, line: u64, message: String, hint: Option<String>) -> Error {
+fn input_error(origin: &str, line: u64, message: String, hint: Option<String>) -> Error {
     InputError {
-        origin: path.display().to_string(),
+        origin: origin.to_owned(),
         position: Some((line as usize, 1)),
         message,
         hint,
@@ -213,37 +279,58 @@ fn input_error(path: &Path, line: u64, message: String, hint: Option<String>) ->
     .into()
 }
 
-fn check<T>(path: &Path, rows: Vec<(u64, T)>, fine: impl Fn(&T) -> bool) -> Result<Vec<T>> {
+fn check<T>(origin: &str, rows: Vec<(u64, T)>, fine: impl Fn(&T) -> bool) -> Result<Vec<T>> {
     if let Some((line, _)) = rows.iter().find(|(_, row)| !fine(row)) {
         let message = "has a size, rate or word that makes no sense".to_owned();
         let hint = "sizes and times are above 0; pass_ is fwd, bwd or fwd+bwd; causal yes or no";
-        return Err(input_error(path, *line, message, Some(hint.into())));
+        return Err(input_error(origin, *line, message, Some(hint.into())));
     }
     Ok(rows.into_iter().map(|(_, row)| row).collect())
 }
 
-fn read<T: DeserializeOwned>(path: &Path, needed: &[&str]) -> Result<Vec<(u64, T)>> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);
+fn parse<T: DeserializeOwned>(origin: &str, text: &[u8], needed: &[&str]) -> Result<Vec<(u64, T)>> {
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text);
     let headers = reader
         .headers()
-        .map_err(|e| input_error(path, 1, format!("is not CSV: {e}"), None))?
+        .map_err(|e| input_error(origin, 1, format!("is not CSV: {e}"), None))?
         .clone();
     if let Some(missing) = needed.iter().find(|column| !headers.iter().any(|h| h == **column)) {
         let hint = format!("columns: {}", needed.join(", "));
-        return Err(input_error(path, 1, format!("has no column `{missing}`"), Some(hint)));
+        return Err(input_error(origin, 1, format!("has no column `{missing}`"), Some(hint)));
     }
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|e| {
             let line = e.position().map_or(1, csv::Position::line);
-            input_error(path, line, e.to_string(), None)
+            input_error(origin, line, e.to_string(), None)
         })?;
         let line = record.position().map_or(1, csv::Position::line);
-        let row = record.deserialize(Some(&headers)).map_err(|e| {
-            input_error(path, line, format!("cannot be read as a measurement: {e}"), None)
-        })?;
+        let row = record
+            .deserialize(Some(&headers))
+            .map_err(|e| input_error(origin, line, wrong_field(&e, &headers, &record), None))?;
         rows.push((line, row));
     }
     Ok(rows)
+}
+
+/// Which field of a row is wrong, and how.
+fn wrong_field(
+    error: &csv::Error,
+    headers: &csv::StringRecord,
+    record: &csv::StringRecord,
+) -> String {
+    let csv::ErrorKind::Deserialize { err, .. } = error.kind() else { return error.to_string() };
+    let field = err.field().and_then(|field| usize::try_from(field).ok());
+    let named = field.and_then(|field| Some((headers.get(field)?, record.get(field)?)));
+    match named {
+        Some((column, value)) => {
+            let mut why = err.kind().to_string();
+            // The reader's own words begin with the field's number.
+            if let Some((_, rest)) = why.split_once(": ") {
+                why = rest.to_owned();
+            }
+            format!("{column}: `{value}` is not what the column holds: {why}")
+        }
+        None => format!("cannot be read as a measurement: {}", err.kind()),
+    }
 }

@@ -1,0 +1,94 @@
+//! Tables of measured kernels that a scenario names.
+
+use std::collections::BTreeSet;
+
+use crate::error::Error;
+use crate::hardware::measured::{parse_attention, parse_gemms};
+use crate::hardware::{Accelerator, Catalogue};
+use crate::timing::{KernelLibrary, MeasuredKernels, Timing};
+
+use super::SoftwareTable;
+use super::files::Files;
+
+/// The key that is wrong, and why.
+type Refused = (&'static str, Error);
+
+/// Reads the tables; nothing where the scenario names none.
+///
+/// # Errors
+/// A table cannot be read, or has no row that says anything about the accelerator.
+pub(super) fn resolve(
+    software: &SoftwareTable,
+    catalogue: &Catalogue,
+    accelerator: &Accelerator,
+    files: &mut Files<'_>,
+) -> std::result::Result<Option<MeasuredKernels>, Refused> {
+    let mut rows: Vec<Timing> = Vec::new();
+    if let Some(name) = &software.gemm_table {
+        let key = "software.gemm_table";
+        let refuse = |error| (key, error);
+        let file = files.table("measured GEMMs", name).map_err(refuse)?;
+        let table = parse_gemms(&file.origin, file.text.as_bytes()).map_err(refuse)?;
+        let measured = table.iter().map(|row| {
+            let kernels = row.kernel().into_iter().collect();
+            (row.accelerator.as_str(), Timing { kernels, seconds: row.time_us * 1e-6 })
+        });
+        let what = "in a format that is modelled (bf16, fp16, fp8)";
+        rows.extend(of_accelerator(measured, catalogue, accelerator, name, what).map_err(refuse)?);
+    }
+    if let Some(name) = &software.attention_table {
+        let key = "software.attention_table";
+        let refuse = |error| (key, error);
+        let file = files.table("measured attention", name).map_err(refuse)?;
+        let table = parse_attention(&file.origin, file.text.as_bytes()).map_err(refuse)?;
+        let measured = table.iter().map(|row| {
+            let timing = Timing { kernels: row.fused_kernels(), seconds: row.seconds() };
+            (row.accelerator.as_str(), timing)
+        });
+        let what = "of a fused kernel (flash_2, flash_3, cudnn, triton)";
+        rows.extend(of_accelerator(measured, catalogue, accelerator, name, what).map_err(refuse)?);
+    }
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let models = KernelLibrary::new(accelerator);
+    let measured = MeasuredKernels::new(&models, &rows);
+    measured.map(Some).map_err(|error| ("software.gemm_table", error))
+}
+
+/// The rows of an accelerator that a model can be compared with.
+fn of_accelerator<'r>(
+    rows: impl Iterator<Item = (&'r str, Timing)>,
+    catalogue: &Catalogue,
+    accelerator: &Accelerator,
+    file: &str,
+    what: &str,
+) -> Result<Vec<Timing>, Error> {
+    let (mut found, mut others, mut own) = (Vec::new(), BTreeSet::new(), 0_usize);
+    for (name, timing) in rows {
+        let known = catalogue.accelerator(name);
+        if known.is_ok_and(|known| known.name == accelerator.name) {
+            own += 1;
+            if !timing.kernels.is_empty() {
+                found.push(timing);
+            }
+        } else {
+            others.insert(name);
+        }
+    }
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let name = &accelerator.name;
+    Err(Error::Missing(if own > 0 {
+        format!("none of the {own} rows of {name} in {file} is {what}")
+    } else {
+        let most = 5;
+        let mut there: Vec<&str> = others.iter().copied().take(most).collect();
+        if others.len() > most {
+            there.push("...");
+        }
+        let there = if there.is_empty() { "no rows".to_owned() } else { there.join(", ") };
+        format!("{file} has no row of {name}; it has: {there}")
+    }))
+}
