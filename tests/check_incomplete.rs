@@ -73,6 +73,8 @@ fn a_lost_rank_fails_the_check_and_is_named_everywhere() {
     for text in all_forms(folder, 4) {
         assert!(text.contains("rank 1 is missing of what is measured"), "{text}");
     }
+    let (_, text, _) = check(folder, &[]);
+    assert!(text.contains("measured, missing: 1 of the 2 ranks of the job (there: 0)"), "{text}");
     let (_, value) = check_json(folder);
     // Within the tolerance all the same: it is what is missing that fails it.
     assert!(value["checks"][0]["error_percent"].as_f64().unwrap().abs() < 50.0);

@@ -265,7 +265,7 @@ impl Outcome {
                 let _ = write!(note, "; quartiles ±{} %", significant(100.0 * spread, 2));
             }
             notes.push(note);
-            notes.extend(side.losses.iter().map(|loss| format!("{what}, lost: {loss}")));
+            notes.extend(side.losses.iter().map(|loss| format!("{what}, missing: {loss}")));
         }
         notes.extend(self.incomplete.iter().map(|missing| format!("incomplete: {missing}")));
         notes
@@ -456,7 +456,7 @@ pub fn markdown(report: &Report) -> String {
     text.push('\n');
     for check in &report.checks {
         let lost = check.measured.losses.iter().chain(&check.predicted.losses);
-        let lost: Vec<String> = lost.map(|loss| format!(" Lost: {loss}.")).collect();
+        let lost: Vec<String> = lost.map(|loss| format!(" Missing: {loss}.")).collect();
         let missing: Vec<String> =
             check.incomplete.iter().map(|missing| format!(" Incomplete: {missing}.")).collect();
         let _ = writeln!(

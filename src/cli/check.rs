@@ -390,8 +390,12 @@ impl Loader {
         let unused: Vec<String> =
             unused.map(|unused| format!("{} {}", unused.path, unused.why)).collect();
         // A file that is no trace at all is nothing lost, unless a rank is missing.
-        let job = ranks.iter().find_map(|rank| rank.header.world_size).unwrap_or(0);
-        if job as usize > ranks.len() {
+        let job = ranks.iter().find_map(|rank| rank.header.world_size).unwrap_or(0) as usize;
+        if job > ranks.len() {
+            // Profiling some of the ranks is usual; it is told, and no failure.
+            let there = ranges(&side.ranks);
+            let not_there = job - ranks.len();
+            side.losses.push(format!("{not_there} of the {job} ranks of the job (there: {there})"));
             side.incomplete.extend(unused);
         } else {
             side.losses.extend(unused);
