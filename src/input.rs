@@ -77,6 +77,21 @@ impl Document {
     /// # Errors
     /// The text is not TOML, or holds a number that is not finite or is negative.
     pub fn parse(origin: &str, text: String) -> Result<Self> {
+        let document = Self::parse_unchecked(origin, text)?;
+        document.check_numbers(&toml::Value::Table(document.table.clone()), "")?;
+        Ok(document)
+    }
+
+    /// Reads a file whose parts are decoded one by one with [`Self::decode_at`], which also checks
+    /// their numbers: what is wrong with one part says nothing of the others.
+    ///
+    /// # Errors
+    /// The file is missing, a directory, not UTF-8, or not TOML.
+    pub fn read_in_parts(path: &Path) -> Result<Self> {
+        Self::parse_unchecked(&path.display().to_string(), read_text(path, "a TOML file")?)
+    }
+
+    fn parse_unchecked(origin: &str, text: String) -> Result<Self> {
         let text = text.strip_prefix('\u{feff}').map_or(text.clone(), ToOwned::to_owned);
         let syntax_error = |e: &toml::de::Error| {
             let position = e.span().map(|span| line_column(&text, span.start));
@@ -92,10 +107,7 @@ impl Document {
         let tree = DeTable::parse(&text).map_err(|e| syntax_error(&e))?;
         let mut spans = BTreeMap::new();
         collect_spans(tree.get_ref(), "", &mut spans);
-        let document =
-            Self { origin: origin.to_owned(), text, table, spans, overrides: BTreeSet::new() };
-        document.check_numbers(&toml::Value::Table(document.table.clone()), "")?;
-        Ok(document)
+        Ok(Self { origin: origin.to_owned(), text, table, spans, overrides: BTreeSet::new() })
     }
 
     /// Where the document comes from.
@@ -183,10 +195,24 @@ impl Document {
     /// # Errors
     /// A key is unknown or missing, or a value has the wrong type; the message has its place.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
-        let value = toml::Value::Table(self.table.clone());
+        self.decoded("", toml::Value::Table(self.table.clone()))
+    }
+
+    /// Checks the numbers of a part of the document, and decodes it.
+    ///
+    /// # Errors
+    /// As for [`Self::decode`], or a number is not finite or is negative.
+    pub fn decode_at<T: DeserializeOwned>(&self, key: &str, part: &toml::Value) -> Result<T> {
+        self.check_numbers(part, key)?;
+        self.decoded(key, part.clone())
+    }
+
+    fn decoded<T: DeserializeOwned>(&self, key: &str, value: toml::Value) -> Result<T> {
         serde_path_to_error::deserialize(value).map_err(|e| {
-            let path = e.path().to_string();
-            let path = if path == "." { String::new() } else { path };
+            let path = match e.path().to_string() {
+                path if path == "." => key.to_owned(),
+                path => join(key, &path),
+            };
             self.explain(&path, &e.inner().to_string())
         })
     }

@@ -317,30 +317,60 @@ fn copy_ranks(to: &Path) {
     }
 }
 
+/// Lets the product of rank 1 take 120 us longer in every step, and all that waits for it come so
+/// much later: rank 0 waits in the all-reduce.
+fn slow_down(folder: &Path) {
+    for rank in 0..2 {
+        let path = folder.join(format!("rank-{rank}.json"));
+        let mut value: Value =
+            serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        for event in value["traceEvents"].as_array_mut().unwrap() {
+            let name = event["name"].as_str().unwrap_or_default();
+            let later = match name {
+                "ampere_sgemm_128x64_nn" if rank == 1 => "dur",
+                "cudaDeviceSynchronize" => "dur",
+                name if name.starts_with("nccl") => ["dur", "ts"][rank],
+                name if name.starts_with("Memcpy") => "ts",
+                _ => continue,
+            };
+            event[later] = (event[later].as_f64().unwrap() + 120.0).into();
+        }
+        std::fs::write(&path, value.to_string()).unwrap();
+    }
+}
+
 #[test]
 fn the_three_commands_of_the_readme_do_what_it_says() {
     let readme = std::fs::read_to_string(repository("README.md")).unwrap();
     let section = readme.split("## From a trace folder to a CI check").nth(1).unwrap();
-    let block = |kind: &str| {
-        let after = section.split(&format!("```{kind}\n")).nth(1).unwrap();
-        after.split("```").next().unwrap().to_owned()
+    let blocks = |kind: &str| -> Vec<String> {
+        let begin = format!("```{kind}\n");
+        let after = section.split(&begin).skip(1);
+        after.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
     };
-    let folder = with_checks(&block("toml"));
+    let folder = with_checks(&blocks("toml")[0]);
     let folder = folder.path();
     copy_ranks(&folder.join("profiler_output"));
     copy_ranks(&folder.join("tonight"));
-    let row = block("text").lines().nth(2).unwrap().trim_end().to_owned();
-    let mut printed = Vec::new();
-    for line in block("sh").lines() {
+    let run = |line: &str| {
         let command = line.split('#').next().unwrap();
         let words: Vec<&str> = command.split_whitespace().collect();
         assert_eq!(words[0], "trainyard");
-        let output = trainyard().args(&words[1..]).current_dir(folder).assert().success();
-        printed.push(String::from_utf8(output.get_output().stdout.clone()).unwrap());
-    }
-    assert_eq!(printed.len(), 3);
-    assert!(printed[1].lines().any(|line| line.trim_end() == row), "{}", printed[1]);
+        let output = trainyard().args(&words[1..]).current_dir(folder).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let text = blocks("text");
+    let row = text[0].lines().nth(2).unwrap().trim_end().to_owned();
+    let commands = blocks("sh")[0].clone();
+    let printed: Vec<(i32, String)> = commands.lines().map(run).collect();
+    assert_eq!(printed.iter().map(|(code, _)| *code).collect::<Vec<i32>>(), [0, 0, 0]);
+    assert!(printed[1].1.lines().any(|line| line.trim_end() == row), "{}", printed[1].1);
     assert!(folder.join("check.xml").exists());
+    // The other half: the night in which rank 1 is slow.
+    slow_down(&folder.join("tonight"));
+    let (code, printed) = run(commands.lines().nth(2).unwrap());
+    assert_eq!(code, 4, "{printed}");
+    assert!(printed.contains(text[1].trim_end()), "{printed}\nis not\n{}", text[1]);
 }
 
 #[test]

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 use support::{repository, trainyard};
+use trainyard::outcome::{WhatIf, replayed_ranks};
 use trainyard::timeline::{
     Chrome, Lane, Perfetto, Process, Sink, Slice, Trace, TrackDescriptor, event_type,
 };
-use trainyard::trace::analysis::inspect;
+use trainyard::trace::analysis::{PathPart, inspect};
 use trainyard::trace::format;
 use trainyard::trace::import::import;
 use trainyard::trace::model::{Event, Kind, RankTrace, TraceSet};
@@ -334,6 +335,107 @@ fn a_replay_is_exported_with_the_times_of_the_engine() {
 }
 
 #[test]
+fn so_is_a_simulated_host() {
+    // Dropless experts: the host waits in every layer for how many tokens go where.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("step.json");
+    let scenario = folder.path().join("small.toml");
+    std::fs::write(&scenario, support::SMALL).unwrap();
+    let output = trainyard()
+        .args(["run", &scenario.display().to_string(), "--format", "json"])
+        .args(["--set", "model.preset=mixtral-8x7b", "--set", "plan.tensor_parallel=2"])
+        .args(["--set", "plan.expert_parallel=8"])
+        .args(["--timeline", &path.display().to_string(), "--timeline-ranks", "0"])
+        .assert()
+        .success();
+    let result: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    let set = read(&path);
+    let found = waits(&set.ranks[0]);
+    // 32 layers of 8 micro-batches, at least.
+    assert!(found.len() >= 256, "{}", found.len());
+    assert!(found.iter().all(|wait| wait.dur_ns > 0));
+    let report = inspect(&set);
+    let path = report.traces[0].critical_path.as_ref().unwrap();
+    // A path that takes a waiting host for a working one has hundreds of ms of it.
+    let host = result["step"]["breakdown"]["host"].as_f64().unwrap();
+    assert!(path.parts[&PathPart::Host] as f64 / 1e9 <= host, "{:?}, {host} s", path.parts);
+}
+
+#[test]
+fn nothing_that_is_read_is_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in");
+    std::fs::create_dir_all(&input).unwrap();
+    for rank in ["rank-0.json", "rank-1.json"] {
+        std::fs::copy(repository("tests/data/trace").join(rank), input.join(rank)).unwrap();
+    }
+    let file = input.join("rank-0.json");
+    let before = std::fs::read(&file).unwrap();
+    let refused = |arguments: &[&str]| {
+        let output = trainyard().args(arguments).assert().code(3);
+        let error = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+        assert!(error.contains("would be overwritten"), "{arguments:?}: {error}");
+    };
+    let (from, to) = (input.display().to_string(), file.display().to_string());
+    // However the file is called.
+    let detour = input.join("../in/rank-0.json").display().to_string();
+    refused(&["trace", "export", &from, "--out", &to]);
+    refused(&["trace", "export", &to, "--out", &detour]);
+    refused(&["trace", "inspect", &from, "--html", &to]);
+    refused(&["trace", "replay", &from, "--edges", &to]);
+    assert_eq!(std::fs::read(&file).unwrap(), before);
+    // Our own format, too; and a recording that has the name of its header.
+    let run = folder.path().join("run");
+    format::write(&read(&input), &run, format::Compression::None).unwrap();
+    let (run, header) = (run.display().to_string(), run.join("trace.json").display().to_string());
+    refused(&["trace", "export", &run, "--out", &header]);
+    let other = folder.path().join("other");
+    std::fs::create_dir_all(&other).unwrap();
+    let named = other.join("trace.json");
+    std::fs::copy(&file, &named).unwrap();
+    let (named, other) = (named.display().to_string(), other.display().to_string());
+    refused(&["trace", "import", &named, "--out", &other]);
+    // A new file beside the others is nobody's loss, and a trace may be packed where it is.
+    exported(folder.path(), &["trace", "export", &run], "run/new.json");
+    trainyard().args(["trace", "import", &run, "--out", &run]).assert().success();
+}
+
+/// Where the host of a rank waits for the device.
+fn waits(rank: &RankTrace) -> Vec<&Event> {
+    let name = |event: &&Event| rank.name(event).starts_with("wait for the device");
+    rank.events.iter().filter(name).collect()
+}
+
+#[test]
+fn a_host_that_waits_is_shown_waiting_from_when_it_came() {
+    let original = read(&repository("tests/data/trace"));
+    let replayed = replayed_ranks(&original.ranks, &WhatIf::default()).unwrap();
+    for rank in &replayed {
+        let waits = waits(rank);
+        assert_eq!(waits.len(), 2, "one synchronisation per step");
+        for wait in waits {
+            // The host came to it 10 us after it had asked for the copy, as recorded, and goes on
+            // when the copy is done.
+            let calls = rank.events.iter().filter(|e| rank.name(e) == "cudaMemcpyAsync");
+            let call = calls.filter(|e| e.start_ns < wait.end_ns()).map(|e| e.start_ns).max();
+            assert_eq!(wait.start_ns, call.unwrap() + 10_000);
+            let device = rank.events.iter().filter(|e| e.kind.is_device());
+            assert!(device.clone().any(|event| event.end_ns() == wait.end_ns()));
+            assert!(wait.dur_ns > 200_000, "{wait:?}");
+        }
+    }
+    // The path goes from the second step over the wait to the device work of the first: the host
+    // is on it between the steps, and not from the beginning.
+    let report = inspect(&TraceSet { ranks: replayed });
+    let path = report.traces[0].critical_path.as_ref().unwrap();
+    let part = |part: PathPart| path.parts[&part];
+    // From the end of the copy that is waited for to the next step's first call, as recorded:
+    // 452.5 us. From the beginning of the recording it would be 885.
+    assert!((part(PathPart::Host) - 452_500).abs() < 2_000, "{:?}", path.parts);
+    assert!(part(PathPart::Compute) >= 2 * 250_000, "{:?}", path.parts);
+}
+
+#[test]
 fn ranks_times_and_steps_are_selected() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
@@ -362,6 +464,23 @@ fn ranks_times_and_steps_are_selected() {
         let path = folder.path().join("x.json").display().to_string();
         let output =
             trainyard().args(["trace", "export", &run, "--out", &path]).args(bad).assert().code(3);
+        let error = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+        assert!(error.contains(text), "{error}");
+        assert!(!Path::new(&path).exists(), "half a file is left");
+    }
+    // So is what exists, but where nothing lies.
+    let (first, last) = ("3", "4");
+    let window = |name: &str| set.ranks[0].header.windows.iter().position(|w| w.name == name);
+    assert!(window(first) < window(last));
+    for (bad, text) in [
+        (vec!["--from", "900"], "nothing lies from 900 ms on\n  help: those ranks last from "),
+        (vec!["--from", "7", "--to", "8"], "nothing lies from 7 to 8 ms"),
+        (vec!["--ranks", "1", "--from", "900"], "nothing lies from 900 ms on"),
+        (vec!["--steps", "4..3"], "step 4 comes after step 3: nothing is left\n  help: write 3..4"),
+    ] {
+        let path = folder.path().join("x.json").display().to_string();
+        let command = ["trace", "export", &run, "--out", &path];
+        let output = trainyard().args(command).args(bad).assert().code(3);
         let error = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
         assert!(error.contains(text), "{error}");
         assert!(!Path::new(&path).exists(), "half a file is left");

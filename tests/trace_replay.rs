@@ -3,7 +3,7 @@
 //! Tolerance: 2 % of the recorded span, first device event to last. What durations, launch edges
 //! and dependencies leave unexplained is not copied, so a replay may only be shorter by that much;
 //! 2 % is the bar the replay of real traces is held to, and a few times the launch jitter seen in
-//! these files.
+//! these files. `cargo test --test trace_replay -- --nocapture` prints each.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
@@ -123,7 +123,7 @@ fn ranks_that_ran_together_meet_and_wait_again() {
         assert_eq!((ranks.len(), replay.notes.meetings), (8, 8));
         for rank in &replay.ranks {
             let share = rank.unexplained_share();
-            println!("rank {} {:+.3} %", rank.rank, 100.0 * share);
+            println!("DLRM rank {}: {:+.3} % of its span (target 2)", rank.rank, 100.0 * share);
             assert!(share.abs() <= TOLERANCE, "rank {}: {:.3} %", rank.rank, 100.0 * share);
         }
     }

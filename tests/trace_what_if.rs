@@ -22,6 +22,7 @@ fn predicted(options: &[&str]) -> (i64, i64) {
 
 #[test]
 fn steps_are_in_every_replay() {
+    // tests/data/README.md says why these two ranks replay so much shorter than they were recorded.
     let value = replay(&[]);
     let steps = value[0]["steps"].as_array().unwrap();
     assert!(!steps.is_empty());
@@ -67,6 +68,14 @@ fn unknown_names_offer_the_nearest() {
     refused(kernels, &["--slow", "7=2"], 3, "no rank named `7`");
     refused(kernels, &["--accelerator", "mi300"], 3, "mi300x");
     refused(kernels, &["--recorded-on", "h10", "--accelerator", "h200"], 3, "H100");
+    // What stands for everything of a kind can be scaled only, and is no name of a kernel.
+    refused(kernels, &["--remove", "compute"], 3, "--scale compute=0");
+    refused(kernels, &["--scale", "computee=0"], 3, "did you mean compute");
+    let mut command = Command::cargo_bin("trainyard").unwrap();
+    let options = ["trace", "replay", kernels, "--remove", "computee"];
+    let output = command.args(options).assert().code(3);
+    let error = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+    assert!(!error.contains("mean compute"), "{error}");
 }
 
 #[test]
@@ -78,6 +87,58 @@ fn changes_that_a_recording_cannot_have_are_refused() {
     refused(kernels, &["--network-bandwidth", "0"], 2, "above 0");
     refused(kernels, &["--fuse", "one"], 2, "two names");
     refused(kernels, &["--without-straggler", "node=1"], 2, "rank=N");
+    for time in ["+NaNus", "-nanms", "+infns"] {
+        refused(kernels, &["--network-latency", time], 2, "+5us");
+    }
+    refused(kernels, &["--recorded-on", "h100"], 3, "--recorded-on alone changes nothing");
+    let many = ["--data-parallel", "64", "--node", "dgx-h100"];
+    refused(kernels, &many, 3, "--fabric NAME");
+    let all = ["--without-straggler", "rank=0", "--without-straggler", "rank=1"];
+    refused(kernels, &all, 3, "all recorded ranks are stragglers");
+}
+
+/// The two ranks, the second cut off, beside a file that is no trace.
+fn damaged() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for rank in ["rank-0.json", "rank-1.json"] {
+        let text = std::fs::read_to_string(format!("tests/data/trace/{rank}")).unwrap();
+        let kept = if rank == "rank-1.json" { text.len() * 3 / 4 } else { text.len() };
+        std::fs::write(folder.path().join(rank), &text[..kept]).unwrap();
+    }
+    std::fs::write(folder.path().join("notes.json"), "{\"traceEvents\": 1}").unwrap();
+    folder
+}
+
+#[test]
+fn a_replay_says_what_was_lost_before_it() {
+    let folder = damaged();
+    let path = folder.path().display().to_string();
+    let run = |more: &[&str]| {
+        let mut command = Command::cargo_bin("trainyard").unwrap();
+        let output = command.args(["trace", "replay", &path]).args(more).assert().success();
+        String::from_utf8(output.get_output().stdout.clone()).unwrap()
+    };
+    let text = run(&[]);
+    assert!(text.contains("rank 1: ends early at byte"), "{text}");
+    assert!(text.contains("not used: ") && text.contains("notes.json"), "{text}");
+    // What an import says of the same files, line by line.
+    let out = tempfile::tempdir().unwrap();
+    let out = out.path().join("run").display().to_string();
+    let mut command = Command::cargo_bin("trainyard").unwrap();
+    let output = command.args(["trace", "import", &path, "--out", &out]).assert().success();
+    let imported = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    let told = imported.lines().filter(|line| line.contains("rank 1: "));
+    for line in told {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
+    let value: serde_json::Value = serde_json::from_str(&run(&["--format", "json"])).unwrap();
+    let losses = value[0]["losses"].as_array().unwrap();
+    let cut = losses.iter().find(|loss| loss["rank"] == 1).unwrap();
+    assert_eq!(cut["file"], "rank-1.json");
+    assert!(cut["truncated"]["at_byte"].as_u64().unwrap() > 1000, "{cut}");
+    let unused = value[0]["unused"].as_array().unwrap();
+    assert_eq!(unused.len(), 1, "{unused:?}");
+    assert!(unused[0]["path"].as_str().unwrap().ends_with("notes.json"), "{unused:?}");
 }
 
 #[test]

@@ -161,6 +161,38 @@ fn a_straggler_is_relieved_and_blamed() {
 }
 
 #[test]
+fn stragglers_that_hide_each_other_are_relieved_together() {
+    // Five ranks with one all-reduce; ranks 1 and 3 take 150 us where the others take 100.
+    let mut made = Made::new("pytorch-kineto", 5);
+    made.group("g", "default_pg", &[0, 1, 2, 3, 4]);
+    for rank in 0..5 {
+        let own = if [1, 3].contains(&rank) { 150_000 } else { 100_000 };
+        made.kernel(rank, "sgemm", (0, 20_000, own), None);
+        let (start, end) = (20_000 + own, 180_000);
+        made.collective(rank, "allreduce", (1000, start, end - start), 1_000_000, (5, None));
+    }
+    let without = vec![Straggler::Rank(1), Straggler::Rank(3)];
+    let (replay, span) = predicted(&made.ranks(), &WhatIf { without, ..WhatIf::default() });
+    near(span, 100_000.0 + 10_000.0);
+    let report = replay.what_if.unwrap();
+    let together = report.together.unwrap();
+    // Either alone saves nothing, both save 50 us: all of it is interaction.
+    assert!(report.stragglers.iter().all(|one| one.saved_ns == 0), "{:?}", report.stragglers);
+    near(together.saved_ns, 50_000.0);
+    near(together.interaction_ns, 50_000.0);
+    assert_eq!(together.interaction_share, Some(1.0));
+    // With one straggler there is no interaction, and the shares are the whole saving.
+    let without = vec![Straggler::Rank(1)];
+    let (replay, _) = predicted(&reductions(), &WhatIf { without, ..WhatIf::default() });
+    let report = replay.what_if.unwrap();
+    let together = report.together.unwrap();
+    near(together.saved_ns, 200_000.0);
+    assert_eq!(together.interaction_ns, 0);
+    let shares: f64 = report.stragglers.iter().filter_map(|one| one.share).sum();
+    assert!((shares + together.interaction_share.unwrap() - 1.0).abs() < 1e-9);
+}
+
+#[test]
 fn a_slower_rank_holds_up_the_others() {
     let (_, span) =
         predicted(&reductions(), &WhatIf { ranks: vec![(0, 2.0)], ..WhatIf::default() });

@@ -3,16 +3,20 @@
 //! A measured side that moved is drift of the machine (or of the program that ran on it), a
 //! predicted one drift of the model: of the simulator, of the catalogue or of the scenario. Parts
 //! that only react, waiting for other ranks and idle time, are named last.
+//!
+//! Where the check itself is not what it was (another statistic, other steps, other ranks), nothing
+//! can be said of either side.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::file::Metric;
+use super::file::{Check, Metric, Statistic, StepOf};
+use super::report::ranges;
 use super::side::{Parts, Side};
 
 /// Layout version of a baseline.
-pub const BASELINE_SCHEMA: &str = "trainyard.baseline/1";
+pub const BASELINE_SCHEMA: &str = "trainyard.baseline/2";
 
 /// What both sides of the checks of a file were when they were accepted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,12 +34,76 @@ pub struct Baseline {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BaselineEntry {
-    /// What was compared.
-    pub metric: Metric,
+    /// What was compared, and how.
+    pub basis: Basis,
     /// The measured side.
     pub measured: Side,
     /// The predicted side.
     pub predicted: Side,
+}
+
+/// What a check compares, and how: all of its keys that change its figures while machine and model
+/// stay as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Basis {
+    /// What is compared.
+    pub metric: Metric,
+    /// What stands for all steps.
+    pub statistic: Statistic,
+    /// What a step of a trace is.
+    pub step: StepOf,
+    /// Leading steps to skip; none where the rule decides.
+    pub warm_up: Option<u32>,
+    /// Column of a series, where the check names it.
+    pub column: Option<String>,
+    /// Kind of source that was measured: `trace`, `series`, `figure`.
+    pub measured: String,
+    /// Kind of prediction: `scenario`, `replay`, `trace`.
+    pub predicted: String,
+}
+
+impl Basis {
+    /// The basis of a check.
+    #[must_use]
+    pub fn of(check: &Check) -> Self {
+        let measured = match &check.measured {
+            source if source.trace.is_some() => "trace",
+            source if source.series.is_some() => "series",
+            _ => "figure",
+        };
+        let predicted = match &check.predicted {
+            source if source.scenario.is_some() => "scenario",
+            source if source.replay.is_some() => "replay",
+            _ => "trace",
+        };
+        Self {
+            metric: check.metric,
+            statistic: check.statistic,
+            step: check.measured.step,
+            warm_up: check.warm_up,
+            column: check.measured.column.clone(),
+            measured: measured.into(),
+            predicted: predicted.into(),
+        }
+    }
+
+    /// What differs now, in words: `statistic was median and is max`.
+    fn changes(&self, now: &Self) -> Vec<String> {
+        let rule = |warm_up: Option<u32>| warm_up.map_or("the rule".into(), |n| n.to_string());
+        let column = |column: &Option<String>| column.clone().unwrap_or("the metric's".into());
+        let all = [
+            ("metric", self.metric.name().to_owned(), now.metric.name().to_owned()),
+            ("statistic", self.statistic.name().into(), now.statistic.name().into()),
+            ("measured.step", self.step.name().into(), now.step.name().into()),
+            ("warm_up", rule(self.warm_up), rule(now.warm_up)),
+            ("measured.column", column(&self.column), column(&now.column)),
+            ("measured", self.measured.clone(), now.measured.clone()),
+            ("predicted", self.predicted.clone(), now.predicted.clone()),
+        ];
+        let changed = all.into_iter().filter(|(_, before, now)| before != now);
+        changed.map(|(key, before, now)| format!("{key} was {before} and is {now}")).collect()
+    }
 }
 
 /// What explains a difference.
@@ -52,6 +120,8 @@ pub enum Cause {
     Both,
     /// There is no baseline to tell.
     NoBaseline,
+    /// The check is not what it was when the baseline was accepted.
+    CheckChanged,
 }
 
 /// A part before and now: seconds, or bytes of memory.
@@ -99,6 +169,9 @@ pub struct Drift {
     pub model: Option<Moved>,
     /// Without a baseline: the part in which the two sides differ most.
     pub differs: Option<MovedPart>,
+    /// What of the check itself is not what it was, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
 }
 
 /// Compares both sides with the baseline, or with each other where there is none.
@@ -106,11 +179,26 @@ pub struct Drift {
 pub fn drift(
     measured: &Side,
     predicted: &Side,
-    metric: Metric,
+    basis: &Basis,
     baseline: Option<&BaselineEntry>,
     limit_percent: f64,
 ) -> Drift {
-    let Some(baseline) = baseline.filter(|baseline| baseline.metric == metric) else {
+    let mut changed = baseline.map_or(Vec::new(), |known| known.basis.changes(basis));
+    if let Some(known) = baseline {
+        for (what, before, now) in
+            [("measured", &known.measured, measured), ("predicted", &known.predicted, predicted)]
+        {
+            if before.ranks != now.ranks {
+                let (before, now) = (ranges(&before.ranks), ranges(&now.ranks));
+                changed.push(format!("{what} ranks were {before} and are {now}"));
+            }
+        }
+    }
+    if !changed.is_empty() {
+        let cause = Cause::CheckChanged;
+        return Drift { cause, machine: None, model: None, differs: None, changed };
+    }
+    let Some(baseline) = baseline else {
         let differs = measured.parts.as_ref().zip(predicted.parts.as_ref());
         let differs = differs.and_then(|(measured, predicted)| {
             let (measured, predicted) = (common(&measured.total), common(&predicted.total));
@@ -118,7 +206,7 @@ pub fn drift(
             let part = largest(&measured, &predicted)?;
             (100.0 * (part.now - part.before).abs() > limit_percent * whole).then_some(part)
         });
-        return Drift { cause: Cause::NoBaseline, machine: None, model: None, differs };
+        return Drift { cause: Cause::NoBaseline, machine: None, model: None, differs, changed };
     };
     let machine = moved(&baseline.measured, measured, limit_percent);
     let model = moved(&baseline.predicted, predicted, limit_percent);
@@ -128,7 +216,7 @@ pub fn drift(
         (false, true) => Cause::Model,
         (true, true) => Cause::Both,
     };
-    Drift { cause, machine: Some(machine), model: Some(model), differs: None }
+    Drift { cause, machine: Some(machine), model: Some(model), differs: None, changed }
 }
 
 fn moved(before: &Side, now: &Side, limit_percent: f64) -> Moved {
@@ -277,19 +365,46 @@ mod tests {
             &[(0, &[("compute", 8.0), ("waiting_for_ranks", 7.0)]), (1, &[("compute", 15.0)])],
             1,
         );
+        let basis = Basis::default();
         let entry = BaselineEntry {
-            metric: Metric::StepTime,
+            basis: basis.clone(),
             measured: before.clone(),
             predicted: before.clone(),
         };
-        let found = drift(&now, &before, Metric::StepTime, Some(&entry), 2.0);
+        let found = drift(&now, &before, &basis, Some(&entry), 2.0);
         assert_eq!(found.cause, Cause::Machine);
         let part = found.machine.unwrap().part.unwrap();
         assert_eq!((part.part.as_str(), part.rank, part.alone), ("compute", Some(1), true));
-        let found = drift(&before, &now, Metric::StepTime, Some(&entry), 2.0);
+        let found = drift(&before, &now, &basis, Some(&entry), 2.0);
         assert_eq!(found.cause, Cause::Model);
-        let found = drift(&before, &before, Metric::StepTime, Some(&entry), 2.0);
+        let found = drift(&before, &before, &basis, Some(&entry), 2.0);
         assert_eq!((found.cause, found.machine.unwrap().part), (Cause::Neither, None));
+    }
+
+    #[test]
+    fn another_check_is_no_drift() {
+        let at = |value: f64| side(value, &[(0, &[("compute", value)])], 0);
+        let entry =
+            BaselineEntry { basis: Basis::default(), measured: at(10.0), predicted: at(10.0) };
+        let told = |basis: Basis| {
+            let found = drift(&at(15.0), &at(10.0), &basis, Some(&entry), 2.0);
+            assert_eq!((found.cause, &found.machine), (Cause::CheckChanged, &None));
+            found.changed.join("; ")
+        };
+        let plain = Basis::default();
+        assert_eq!(
+            told(Basis { statistic: Statistic::Max, ..plain.clone() }),
+            "statistic was median and is max"
+        );
+        assert_eq!(
+            told(Basis { warm_up: Some(2), step: StepOf::Window, ..plain.clone() }),
+            "measured.step was span and is window; warm_up was the rule and is 2"
+        );
+        assert!(told(Basis { metric: Metric::Mfu, ..plain.clone() }).contains("metric was"));
+        assert!(told(Basis { predicted: "replay".into(), ..plain }).contains("and is replay"));
+        let lost = Side { ranks: vec![0, 1, 2, 5], ..at(15.0) };
+        let found = drift(&lost, &at(10.0), &Basis::default(), Some(&entry), 2.0);
+        assert_eq!(found.changed, ["measured ranks were none and are 0-2, 5"]);
     }
 
     #[test]

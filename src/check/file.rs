@@ -6,8 +6,12 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::input::Document;
+
+/// What is wrong with an MFU above one, and what to write.
+pub(super) const MFU_ABOVE_ONE: &str = "an MFU above 1";
+pub(super) const MFU_IS_A_SHARE: &str = "MFU is a share from 0 to 1: 41.2 % is 0.412";
 
 /// A file of checks. Paths in it are relative to its folder.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -129,6 +133,17 @@ pub enum StepOf {
     Window,
 }
 
+impl StepOf {
+    /// Name in files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Span => "span",
+            Self::Window => "window",
+        }
+    }
+}
+
 /// Where a measured figure comes from.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -190,86 +205,132 @@ impl Tolerance {
     }
 }
 
+/// What a check of a file turned out to be.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name; `check[2]` where it has none.
+    pub name: String,
+    /// Its key in the file, such as `check[2]`.
+    pub key: String,
+    /// The check, or what is wrong with it.
+    pub check: Result<Check>,
+}
+
 impl ChecksFile {
-    /// Reads a file of checks.
+    /// Reads a file of checks, one by one: what is wrong with one of them is its own error, and the
+    /// others stand. [`Self::check`] of the result is empty.
     ///
     /// # Errors
-    /// A key is unknown, missing or makes no sense; the message has its place.
-    pub fn of(document: &Document) -> Result<Self> {
-        let file: Self = document.decode()?;
-        let wrong = |key: &str, message: &str, hint: &str| {
-            Err(document.error_at(key, message, (!hint.is_empty()).then(|| hint.to_owned())))
+    /// A key beside the checks is wrong, or there are none; the message has its place.
+    pub fn of(document: &Document) -> Result<(Self, Vec<Entry>)> {
+        let mut rest = document.table().clone();
+        let listed = match rest.remove("check") {
+            Some(toml::Value::Array(listed)) => listed,
+            None => Vec::new(),
+            Some(_) => {
+                let hint = Some("begin every check with [[check]]".to_owned());
+                return Err(document.error_at("check", "is no list of checks", hint));
+            }
         };
-        if file.check.is_empty() {
-            return wrong("", "has no checks", "begin one with [[check]]");
+        let file: Self = document.decode_at("", &toml::Value::Table(rest))?;
+        if listed.is_empty() {
+            let hint = Some("begin one with [[check]]".to_owned());
+            return Err(document.error_at("", "has no checks", hint));
         }
         let mut names = BTreeSet::new();
-        for (i, check) in file.check.iter().enumerate() {
-            let key = |rest: &str| format!("check[{i}].{rest}");
-            if check.name.trim().is_empty() {
-                return wrong(&key("name"), "is empty", "");
-            }
-            if !names.insert(check.name.as_str()) {
-                return wrong(&key("name"), "is the name of an earlier check, too", "");
-            }
-            let measured = &check.measured;
-            let given = [measured.trace.is_some(), measured.series.is_some()];
-            let given = given.into_iter().chain([measured.figure.is_some()]).filter(|g| *g).count();
-            if given != 1 {
-                let hint = "give exactly one of trace, series, figure";
-                return wrong(&key("measured"), &format!("{given} sources of one figure"), hint);
-            }
-            let sourced = measured.source.as_ref().is_some_and(|text| !text.trim().is_empty());
-            if measured.figure.is_some() && !sourced {
-                let hint = "add source = \"where it was published or recorded\"";
-                return wrong(&key("measured.figure"), "a figure without a source", hint);
-            }
-            if measured.figure == Some(0.0) {
-                return wrong(&key("measured.figure"), "no relative error of zero exists", "");
-            }
-            if measured.step == StepOf::Window && measured.trace.is_none() {
-                return wrong(&key("measured.step"), "only a trace has windows", "");
-            }
-            if measured.column.is_some() && measured.series.is_none() {
-                return wrong(&key("measured.column"), "only a series has columns", "");
-            }
-            let predicted = &check.predicted;
-            let given = [&predicted.scenario, &predicted.replay, &predicted.trace];
-            if given.into_iter().flatten().count() != 1 {
-                let hint = "give exactly one of scenario, replay, trace";
-                return wrong(&key("predicted"), "not one prediction", hint);
-            }
-            if !predicted.set.is_empty() && predicted.scenario.is_none() {
-                return wrong(&key("predicted.set"), "only a scenario has keys to set", "");
-            }
-            if !predicted.scale.is_empty() && predicted.replay.is_none() {
-                return wrong(&key("predicted.scale"), "only a replay can be scaled", "");
-            }
-            if let Some((name, _)) =
-                predicted.scale.iter().find(|(_, by)| !(0.0..=1000.0).contains(*by))
-            {
-                let key = key(&format!("predicted.scale.{name}"));
-                return wrong(&key, "is no factor from 0 to 1000", "");
-            }
-            if predicted.scenario.is_none() && check.metric != Metric::StepTime {
-                let hint = "a trace predicts step_time; other metrics need a scenario";
-                return wrong(&key("metric"), "cannot be predicted by a trace", hint);
-            }
-            if measured.trace.is_some() && check.metric == Metric::MemoryPeak {
-                let hint = "give a series with a column peak_bytes, or a figure";
-                return wrong(&key("metric"), "traces do not record the use of memory", hint);
-            }
-            let tolerance = &check.tolerance;
-            if tolerance.reason.trim().is_empty() {
-                let hint = "say what the tolerance has to cover";
-                return wrong(&key("tolerance.reason"), "is empty", hint);
-            }
-            let sided = tolerance.under_percent.is_some() || tolerance.over_percent.is_some();
-            if tolerance.percent.is_some() == sided {
-                let hint = "give percent, or under_percent and over_percent (or one of them)";
-                return wrong(&key("tolerance"), "no tolerance, or two", hint);
-            }
+        let mut entries = Vec::with_capacity(listed.len());
+        for (i, value) in listed.iter().enumerate() {
+            let key = format!("check[{i}]");
+            let check = document.decode_at::<Check>(&key, value).and_then(|check| {
+                check.validate(document, &key)?;
+                if !names.insert(check.name.clone()) {
+                    let message = "is the name of an earlier check, too";
+                    return Err(document.error_at(&format!("{key}.name"), message, None));
+                }
+                Ok(check)
+            });
+            let name = value.get("name").and_then(toml::Value::as_str).map(str::trim);
+            let name = name.filter(|name| !name.is_empty()).unwrap_or(&key).to_owned();
+            entries.push(Entry { name, key, check });
         }
-        Ok(file)
+        Ok((file, entries))
+    }
+}
+
+impl Check {
+    /// Whether its keys make sense together; `at` is its own key.
+    fn validate(&self, document: &Document, at: &str) -> Result<()> {
+        let key = |rest: &str| format!("{at}.{rest}");
+        let wrong = |key: &str, message: &str, hint: &str| -> Result<(), Error> {
+            Err(document.error_at(key, message, (!hint.is_empty()).then(|| hint.to_owned())))
+        };
+        if self.name.trim().is_empty() {
+            return wrong(&key("name"), "is empty", "");
+        }
+        let (measured, predicted) = (&self.measured, &self.predicted);
+        let given = [measured.trace.is_some(), measured.series.is_some()];
+        let given = given.into_iter().chain([measured.figure.is_some()]).filter(|g| *g).count();
+        if given != 1 {
+            let hint = "give exactly one of trace, series, figure";
+            return wrong(&key("measured"), &format!("{given} sources of one figure"), hint);
+        }
+        let sourced = measured.source.as_ref().is_some_and(|text| !text.trim().is_empty());
+        if measured.figure.is_some() && !sourced {
+            let hint = "add source = \"where it was published or recorded\"";
+            return wrong(&key("measured.figure"), "a figure without a source", hint);
+        }
+        if measured.figure == Some(0.0) {
+            return wrong(&key("measured.figure"), "no relative error of zero exists", "");
+        }
+        if measured.step == StepOf::Window && measured.trace.is_none() {
+            return wrong(&key("measured.step"), "only a trace has windows", "");
+        }
+        if measured.step == StepOf::Window && predicted.replay.is_some() {
+            let hint = "a replay begins with the first launch: what the host does before it is not \
+                        replayed; compare spans, or predict by trace or scenario";
+            return wrong(&key("measured.step"), "a replay has no windows to compare", hint);
+        }
+        if self.metric == Metric::Mfu && measured.figure.is_some_and(|figure| figure > 1.0) {
+            return wrong(&key("measured.figure"), MFU_ABOVE_ONE, MFU_IS_A_SHARE);
+        }
+        if measured.column.is_some() && measured.series.is_none() {
+            return wrong(&key("measured.column"), "only a series has columns", "");
+        }
+        let given = [&predicted.scenario, &predicted.replay, &predicted.trace];
+        if given.into_iter().flatten().count() != 1 {
+            let hint = "give exactly one of scenario, replay, trace";
+            return wrong(&key("predicted"), "not one prediction", hint);
+        }
+        if !predicted.set.is_empty() && predicted.scenario.is_none() {
+            return wrong(&key("predicted.set"), "only a scenario has keys to set", "");
+        }
+        if !predicted.scale.is_empty() && predicted.replay.is_none() {
+            return wrong(&key("predicted.scale"), "only a replay can be scaled", "");
+        }
+        if let Some((name, _)) =
+            predicted.scale.iter().find(|(_, by)| !(0.0..=1000.0).contains(*by))
+        {
+            let key = key(&format!("predicted.scale.{name}"));
+            return wrong(&key, "is no factor from 0 to 1000", "");
+        }
+        if predicted.scenario.is_none() && self.metric != Metric::StepTime {
+            let hint = "a trace predicts step_time; other metrics need a scenario";
+            return wrong(&key("metric"), "cannot be predicted by a trace", hint);
+        }
+        if measured.trace.is_some() && self.metric == Metric::MemoryPeak {
+            let hint = "give a series with a column peak_bytes, or a figure";
+            return wrong(&key("metric"), "traces do not record the use of memory", hint);
+        }
+        let tolerance = &self.tolerance;
+        if tolerance.reason.trim().is_empty() {
+            let hint = "say what the tolerance has to cover";
+            return wrong(&key("tolerance.reason"), "is empty", hint);
+        }
+        let sided = tolerance.under_percent.is_some() || tolerance.over_percent.is_some();
+        if tolerance.percent.is_some() == sided {
+            let hint = "give percent, or under_percent and over_percent (or one of them)";
+            return wrong(&key("tolerance"), "no tolerance, or two", hint);
+        }
+        Ok(())
     }
 }

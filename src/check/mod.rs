@@ -15,9 +15,15 @@ mod report;
 mod series;
 mod side;
 
-pub use drift::{BASELINE_SCHEMA, Baseline, BaselineEntry, Cause, Drift, Moved, MovedPart, drift};
-pub use file::{Check, ChecksFile, Measured, Metric, Predicted, Statistic, StepOf, Tolerance};
-pub use report::{CHECK_SCHEMA, Outcome, Report, github_annotations, junit, markdown, report_text};
+pub use drift::{
+    BASELINE_SCHEMA, Baseline, BaselineEntry, Basis, Cause, Drift, Moved, MovedPart, drift,
+};
+pub use file::{
+    Check, ChecksFile, Entry, Measured, Metric, Predicted, Statistic, StepOf, Tolerance,
+};
+pub use report::{
+    Broken, CHECK_SCHEMA, Outcome, Report, github_annotations, junit, markdown, ranges, report_text,
+};
 pub use series::{Series, Settled, parse_series, settle};
 pub use side::{Parts, Side, measured_figure, measured_series, measured_trace};
 pub use side::{predicted_replay, predicted_scenario, predicted_trace};

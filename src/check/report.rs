@@ -6,7 +6,7 @@ use comfy_table::{Table, presets};
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 use serde::Serialize;
 
-use super::drift::{Cause, Drift, Moved, MovedPart};
+use super::drift::{Basis, Cause, Drift, Moved, MovedPart};
 use super::file::{Metric, Statistic};
 use super::side::Side;
 use crate::error::{Error, Result};
@@ -35,12 +35,37 @@ pub struct Report {
     pub failed: usize,
     /// One by one, in the order of the file.
     pub checks: Vec<Outcome>,
+    /// Checks that could not be run, in the order of the file.
+    pub broken: Vec<Broken>,
+}
+
+/// A check that could not be run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Broken {
+    /// Its name; its key where it has none.
+    pub name: String,
+    /// Line of the file.
+    pub line: Option<usize>,
+    /// What is wrong, with its place.
+    pub message: String,
+}
+
+impl Broken {
+    /// What is wrong and what would help, without the line of the file.
+    fn brief(&self) -> String {
+        let lines = self.message.lines().map(str::trim).enumerate();
+        let told: Vec<&str> = lines
+            .filter(|(number, line)| *number == 0 || line.starts_with("help: "))
+            .map(|(_, line)| line)
+            .collect();
+        told.join("; ")
+    }
 }
 
 impl Report {
     /// A report on these checks.
     #[must_use]
-    pub fn new(file: &str, checks: Vec<Outcome>) -> Self {
+    pub fn new(file: &str, checks: Vec<Outcome>, broken: Vec<Broken>) -> Self {
         let failed = checks.iter().filter(|check| !check.passed).count();
         Self {
             schema: CHECK_SCHEMA,
@@ -49,14 +74,20 @@ impl Report {
             passed: checks.len() - failed,
             failed,
             checks,
+            broken,
         }
     }
 
-    /// `2 of 5 checks failed`.
+    /// `2 of 5 checks failed`, `1 of 5 checks could not be run, 2 failed`.
     #[must_use]
     pub fn summary(&self) -> String {
-        let all = self.checks.len();
+        let all = self.checks.len() + self.broken.len();
+        let broken = self.broken.len();
         match self.failed {
+            0 if broken > 0 => format!("{broken} of {all} checks could not be run"),
+            failed if broken > 0 => {
+                format!("{broken} of {all} checks could not be run, {failed} failed")
+            }
             0 if all == 1 => "1 check passed".to_owned(),
             0 => format!("all {all} checks passed"),
             failed => format!("{failed} of {all} checks failed"),
@@ -75,6 +106,9 @@ pub struct Outcome {
     pub metric: Metric,
     /// What stands for all steps.
     pub statistic: Statistic,
+    /// All of what the check is, for the baseline.
+    #[serde(skip)]
+    pub basis: Basis,
     /// The measured side.
     pub measured: Side,
     /// The predicted side.
@@ -87,7 +121,9 @@ pub struct Outcome {
     pub over_percent: Option<f64>,
     /// Why that far.
     pub reason: String,
-    /// Whether the error is within both.
+    /// What is missing of either side, so that the two cannot be compared; the check fails.
+    pub incomplete: Vec<String>,
+    /// Whether the error is within both, and nothing is missing.
     pub passed: bool,
     /// What moved.
     pub drift: Drift,
@@ -102,8 +138,11 @@ impl Outcome {
         within(error_percent, over) && within(-error_percent, under)
     }
 
-    /// How many times the tolerance the error is.
+    /// How many times the tolerance the error is; endless where something is missing.
     fn excess(&self) -> f64 {
+        if !self.incomplete.is_empty() {
+            return f64::INFINITY;
+        }
         let limit = if self.error_percent < 0.0 { self.under_percent } else { self.over_percent };
         limit.map_or(0.0, |limit| self.error_percent.abs() / limit.max(1e-9))
     }
@@ -123,8 +162,12 @@ impl Outcome {
     /// One line: what failed, by how much, and what moved.
     #[must_use]
     pub fn message(&self) -> String {
+        let incomplete = match self.incomplete.as_slice() {
+            [] => String::new(),
+            missing => format!("Incomplete: {}. ", missing.join("; ")),
+        };
         format!(
-            "{} {} predicted, {} measured: {} where {} is allowed ({}). {}",
+            "{incomplete}{} {} predicted, {} measured: {} where {} is allowed ({}). {}",
             self.metric.name(),
             value(self.metric, self.predicted.value),
             value(self.metric, self.measured.value),
@@ -154,6 +197,11 @@ impl Outcome {
             Cause::Neither => {
                 "Neither side moved since the baseline: the tolerance was missed then, too".into()
             }
+            Cause::CheckChanged => format!(
+                "The check changed since the baseline, so what moved cannot be told: {} \
+                 (--update-baseline accepts it anew)",
+                drift.changed.join("; ")
+            ),
             Cause::NoBaseline => match &drift.differs {
                 Some(part) => format!(
                     "No baseline. The sides differ most in {}: {} measured, {} predicted",
@@ -217,9 +265,31 @@ impl Outcome {
                 let _ = write!(note, "; quartiles ±{} %", significant(100.0 * spread, 2));
             }
             notes.push(note);
+            notes.extend(side.losses.iter().map(|loss| format!("{what}, missing: {loss}")));
         }
+        notes.extend(self.incomplete.iter().map(|missing| format!("incomplete: {missing}")));
         notes
     }
+}
+
+/// Numbers as ranges: `0-3, 8`; `none` where there are none. They are in order.
+#[must_use]
+pub fn ranges(numbers: &[u32]) -> String {
+    let mut found: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match found.last_mut() {
+            Some((_, last)) if number.checked_sub(1) == Some(*last) => *last = *number,
+            _ => found.push((*number, *number)),
+        }
+    }
+    let texts: Vec<String> = found
+        .into_iter()
+        .map(|(first, last)| match last - first {
+            0 => first.to_string(),
+            _ => format!("{first}-{last}"),
+        })
+        .collect();
+    if texts.is_empty() { "none".into() } else { texts.join(", ") }
 }
 
 /// A number in the unit of a metric.
@@ -232,8 +302,12 @@ fn value(metric: Metric, number: f64) -> String {
     }
 }
 
+/// Result of a check that could not be run.
+const NOT_RUN: &str = "NOT RUN";
+
 fn verdict(check: &Outcome) -> &'static str {
     match (check.passed, check.drift.cause) {
+        (false, _) if !check.incomplete.is_empty() => "FAILED, incomplete",
         (false, _) => "FAILED",
         (true, Cause::Machine | Cause::Model | Cause::Both) => "passed, drifted",
         (true, _) => "passed",
@@ -257,6 +331,12 @@ pub fn report_text(report: &Report) -> String {
             verdict(check).to_owned(),
         ]);
     }
+    for broken in &report.broken {
+        let mut row = vec![broken.name.clone()];
+        row.extend(["-"; 5].map(str::to_owned));
+        row.push(NOT_RUN.to_owned());
+        table.add_row(row);
+    }
     let mut text = format!("{table}\n");
     for check in &report.checks {
         let _ = writeln!(text, "\n{}: {}", check.name, verdict(check));
@@ -265,6 +345,13 @@ pub fn report_text(report: &Report) -> String {
             for line in wrapped(&line, WIDTH) {
                 let _ = writeln!(text, "  {line}");
             }
+        }
+    }
+    for broken in &report.broken {
+        let _ = writeln!(text, "\n{}: {NOT_RUN}", broken.name);
+        // A place with its line of the file: as it is, so that columns agree.
+        for line in broken.message.lines() {
+            let _ = writeln!(text, "  {line}");
         }
     }
     let _ = writeln!(text, "\n{}", report.summary());
@@ -282,7 +369,8 @@ pub fn junit(report: &Report) -> Result<String> {
             TestCaseStatus::success()
         } else {
             let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-            status.set_type("tolerance").set_message(check.message());
+            let kind = if check.incomplete.is_empty() { "tolerance" } else { "incomplete" };
+            status.set_type(kind).set_message(check.message());
             status
         };
         let mut case = TestCase::new(check.name.as_str(), status);
@@ -292,12 +380,19 @@ pub fn junit(report: &Report) -> Result<String> {
         case.set_system_out(lines.join("\n"));
         suite.add_test_case(case);
     }
+    for broken in &report.broken {
+        let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+        status.set_type("invalid").set_message(broken.brief());
+        status.set_description(broken.message.as_str());
+        suite.add_test_case(TestCase::new(broken.name.as_str(), status));
+    }
     let mut all = quick_junit::Report::new("trainyard check");
     all.add_test_suite(suite);
     all.to_string().map_err(|e| Error::Internal(format!("cannot write JUnit XML: {e}")))
 }
 
-/// Annotations of GitHub workflows: the ten worst, failures before drift within the tolerance.
+/// Annotations of GitHub workflows: the ten worst; checks that could not be run before failures,
+/// those before drift within the tolerance.
 #[must_use]
 pub fn github_annotations(report: &Report) -> String {
     let mut worst: Vec<&Outcome> =
@@ -305,16 +400,23 @@ pub fn github_annotations(report: &Report) -> String {
     worst.sort_by(|a, b| {
         (a.passed.cmp(&b.passed)).then(b.excess().total_cmp(&a.excess())).then(a.name.cmp(&b.name))
     });
-    let mut text = String::new();
-    for check in worst.into_iter().take(MOST_ANNOTATIONS) {
+    let broken = report
+        .broken
+        .iter()
+        .map(|broken| ("error", broken.line, broken.name.as_str(), broken.brief()));
+    let others = worst.into_iter().map(|check| {
         let kind = if check.passed { "warning" } else { "error" };
-        let line = check.line.map_or(String::new(), |line| format!(",line={line}"));
+        (kind, check.line, check.name.as_str(), check.message())
+    });
+    let mut text = String::new();
+    for (kind, line, name, message) in broken.chain(others).take(MOST_ANNOTATIONS) {
+        let line = line.map_or(String::new(), |line| format!(",line={line}"));
         let _ = writeln!(
             text,
             "::{kind} file={}{line},title={}::{}",
             property(&report.file),
-            property(&format!("trainyard check: {}", check.name)),
-            escaped(&check.message())
+            property(&format!("trainyard check: {name}")),
+            escaped(&message)
         );
     }
     text
@@ -348,9 +450,26 @@ pub fn markdown(report: &Report) -> String {
             verdict(check)
         );
     }
+    for broken in &report.broken {
+        let _ = writeln!(text, "| {} | - | - | - | - | - | {NOT_RUN} |", cell(&broken.name));
+    }
     text.push('\n');
     for check in &report.checks {
-        let _ = writeln!(text, "- **{}**: {}.", cell(&check.name), cell(&check.drift_text()));
+        let lost = check.measured.losses.iter().chain(&check.predicted.losses);
+        let lost: Vec<String> = lost.map(|loss| format!(" Missing: {loss}.")).collect();
+        let missing: Vec<String> =
+            check.incomplete.iter().map(|missing| format!(" Incomplete: {missing}.")).collect();
+        let _ = writeln!(
+            text,
+            "- **{}**:{} {}.{}",
+            cell(&check.name),
+            cell(&missing.concat()),
+            cell(&check.drift_text()),
+            cell(&lost.concat())
+        );
+    }
+    for broken in &report.broken {
+        let _ = writeln!(text, "- **{}**: {}.", cell(&broken.name), cell(&broken.brief()));
     }
     text
 }

@@ -9,6 +9,7 @@ use crate::outcome::{RunResult, WhatIf, replayed_ranks};
 use crate::trace::analysis::{
     RankComponents, SHORTER, StepComponents, pacing_rank, step_components,
 };
+use crate::trace::header::{Losses, RankHeader};
 use crate::trace::model::RankTrace;
 
 use super::file::{Check, Metric, Statistic, StepOf};
@@ -27,6 +28,16 @@ pub struct Side {
     pub origin: String,
     /// In the unit of the metric.
     pub value: f64,
+    /// Ranks of a trace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<u32>,
+    /// What is missing of a trace so that it cannot stand for the job, in words: files that ended
+    /// early, ranks that could not be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incomplete: Vec<String>,
+    /// What else of a trace was lost, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<String>,
     /// Steps behind it; none for a single figure and for a prediction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
@@ -80,7 +91,7 @@ pub fn measured_series(
 ) -> Result<Side> {
     let metric = check.metric;
     let seconds = series.column == Metric::StepTime.column() || metric == Metric::StepTime;
-    let settled = settle(&series.values, check.warm_up, check.statistic, seconds);
+    let settled = settle(&series.values, check.warm_up, check.statistic, seconds)?;
     let derived = seconds && metric != Metric::StepTime;
     Ok(Side {
         origin: origin.to_owned(),
@@ -136,7 +147,14 @@ fn of_trace(origin: &str, ranks: &[RankTrace], step: StepOf, check: &Check) -> R
         return Err(Error::Missing(format!("{origin}: no device work in any step")));
     }
     let values: Vec<f64> = steps.iter().map(|step| step.step_ns as f64 / 1e9).collect();
-    let settled = settle(&values, check.warm_up, check.statistic, true);
+    let settled = settle(&values, check.warm_up, check.statistic, true)?;
+    let lost = |of: &dyn Fn(&Losses) -> Vec<String>| -> Vec<String> {
+        let lines = ranks.iter().flat_map(|rank| {
+            let RankHeader { rank, source, losses, .. } = &rank.header;
+            of(losses).into_iter().map(move |line| format!("rank {rank} ({}) {line}", source.file))
+        });
+        lines.collect()
+    };
     let mut used: Vec<StepComponents> = settled.used.iter().map(|i| steps[*i].clone()).collect();
     for step in &mut used {
         for rank in step.ranks.values_mut() {
@@ -149,6 +167,9 @@ fn of_trace(origin: &str, ranks: &[RankTrace], step: StepOf, check: &Check) -> R
     Ok(Side {
         origin: origin.to_owned(),
         value: settled.value,
+        ranks: ranks.iter().map(|rank| rank.header.rank).collect(),
+        incomplete: lost(&|losses| losses.cut().into_iter().collect()),
+        losses: lost(&|losses| losses.others()),
         steps: Some(settled.steps),
         spread: settled.spread,
         rule: settled.rule,

@@ -193,6 +193,21 @@ pub(crate) fn write_file(path: &std::path::Path, contents: &[u8]) -> Result<()> 
     std::fs::rename(&partial, path).map_err(|e| Error::io("rename to", path, e))
 }
 
+/// Refuses to write a file that is read.
+///
+/// # Errors
+/// The file to write is one of those that are read.
+pub(crate) fn refuse_overwriting<P: AsRef<Path>>(written: &Path, read: &[P]) -> Result<()> {
+    let Ok(target) = written.canonicalize() else { return Ok(()) };
+    if read.iter().any(|read| read.as_ref().canonicalize().is_ok_and(|read| read == target)) {
+        return Err(Error::Missing(format!(
+            "{} is read, and would be overwritten\n  help: write to another file",
+            written.display()
+        )));
+    }
+    Ok(())
+}
+
 /// Largest table that is read.
 const LARGEST_FILE: u64 = 512 * 1024 * 1024;
 

@@ -17,7 +17,7 @@ use crate::trace::import::import;
 use crate::trace::model::RankTrace;
 use crate::trace::timeline::{self, Selection, ranks_of};
 
-use super::stdout_error;
+use super::{refuse_overwriting, stdout_error};
 
 /// Options of `trainyard trace export`.
 #[derive(Debug, Args)]
@@ -80,6 +80,7 @@ fn milliseconds(text: &str) -> Result<i64, String> {
 pub fn export(args: ExportArgs, out: &mut dyn Write) -> Result<()> {
     let format = format_of(&args.out, args.format)?;
     let imported = import(&args.paths, args.strict)?;
+    refuse_overwriting(&args.out, &imported.files)?;
     let traces: Vec<&[RankTrace]> = imported.traces.traces().collect();
     let ranks = one_trace(&traces, args.trace.as_deref())?;
     let steps = args.steps.map(|text| match text.split_once("..") {

@@ -10,12 +10,13 @@ use crate::error::{Error, Result};
 use crate::outcome::replay_changed;
 use crate::trace::analysis::inspect;
 use crate::trace::format::{self, Compression};
+use crate::trace::header::HEADER_FILE;
 use crate::trace::import::import;
 use crate::trace::model::RankTrace;
 use crate::trace::view;
 
-use super::Context;
 use super::trace_what_if::WhatIfArgs;
+use super::{Context, refuse_overwriting};
 
 /// Work with recorded traces.
 #[derive(Debug, Subcommand)]
@@ -119,6 +120,10 @@ impl TraceCommand {
         match self {
             Self::Import { paths, out: directory, compression, strict } => {
                 let imported = import(&paths, strict)?;
+                // A trace directory may be replaced by itself, a recording by nothing.
+                if !paths.contains(&directory) {
+                    refuse_overwriting(&directory.join(HEADER_FILE), &imported.files)?;
+                }
                 let compression = match compression {
                     CompressionArg::None => Compression::None,
                     CompressionArg::Zstd => Compression::Zstd,
@@ -131,6 +136,7 @@ impl TraceCommand {
                 let what_if = what_if.what_if(&|| context.catalogue())?;
                 let imported = import(&paths, strict)?;
                 if let Some(file) = edges {
+                    refuse_overwriting(&file, &imported.files)?;
                     write_file(&file, &super::trace_replay::edges(&imported.traces)?)?;
                 }
                 let (mut all, mut without) = (Vec::new(), Vec::new());
@@ -150,15 +156,13 @@ impl TraceCommand {
                     )));
                 }
                 match format {
-                    FormatArg::Json => super::write_json(out, &super::trace_replay::json(&all)),
+                    FormatArg::Json => {
+                        let all = super::trace_replay::json(&all, &imported, &without);
+                        super::write_json(out, &all)
+                    }
                     FormatArg::Table => {
                         let mut text = super::trace_replay::table(&all);
-                        for name in &without {
-                            text.push_str(&format!("not replayed: {name} has no device work\n"));
-                        }
-                        for unused in &imported.unused {
-                            text.push_str(&format!("not used: {} {}\n", unused.path, unused.why));
-                        }
+                        text.push_str(&super::trace_replay::lost(&imported, &without));
                         print(out, &text)
                     }
                 }
@@ -168,6 +172,7 @@ impl TraceCommand {
                 let imported = import(&paths, strict)?;
                 let report = inspect(&imported.traces);
                 if let Some(file) = html {
+                    refuse_overwriting(&file, &imported.files)?;
                     write_file(&file, &view::html(&report, &imported.traces))?;
                 }
                 match format {

@@ -5,9 +5,12 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::outcome::{RecordedReplay, StepReplay, WhatIfReport};
+use crate::trace::header::Losses;
+use crate::trace::import::{Imported, NOT_A_TRACE_NAME};
 use crate::trace::model::{RankTrace, TraceSet};
 use crate::trace::program::recorded_program;
 use crate::trace::steps::{is_operations, job};
+use crate::trace::view;
 
 /// A trace's replay in machine output.
 #[derive(Serialize)]
@@ -15,11 +18,72 @@ pub struct ReplayedTrace<'a> {
     trace: &'a str,
     #[serde(flatten)]
     replay: &'a RecordedReplay,
+    /// What was lost or left out of each rank; of ranks that lost nothing, nothing.
+    losses: Vec<RankLosses<'a>>,
+    /// Files beside the traces that could not be used, and traces that could not be replayed.
+    unused: Vec<NotUsed<'a>>,
 }
 
-/// Everything, for programs.
-pub fn json(all: &[(String, RecordedReplay)]) -> Vec<ReplayedTrace<'_>> {
-    all.iter().map(|(trace, replay)| ReplayedTrace { trace, replay }).collect()
+/// What was lost of a rank.
+#[derive(Serialize)]
+struct RankLosses<'a> {
+    rank: u32,
+    file: &'a str,
+    #[serde(flatten)]
+    losses: &'a Losses,
+}
+
+/// What could not be used.
+#[derive(Serialize)]
+struct NotUsed<'a> {
+    path: &'a str,
+    why: &'a str,
+}
+
+/// Why a trace is not replayed.
+const NO_DEVICE_WORK: &str = "has no device work";
+
+/// Everything, for programs. `without` names the traces without device work.
+pub fn json<'a>(
+    all: &'a [(String, RecordedReplay)],
+    imported: &'a Imported,
+    without: &'a [String],
+) -> Vec<ReplayedTrace<'a>> {
+    let told = all.iter().map(|(trace, replay)| {
+        let ranks = imported.traces.ranks.iter().map(|rank| &rank.header);
+        let losses = ranks.filter(|header| header.trace == *trace).filter_map(|header| {
+            let losses = &header.losses;
+            let none = Losses { events_read: losses.events_read, ..Losses::default() };
+            let dropped = losses.dropped_by_profiler.unwrap_or(0);
+            let quiet = Losses { dropped_by_profiler: None, ..losses.clone() } == none;
+            (dropped > 0 || !quiet).then(|| RankLosses {
+                rank: header.rank,
+                file: &header.source.file,
+                losses,
+            })
+        });
+        let unused = imported.unused.iter().filter(|unused| unused.why != NOT_A_TRACE_NAME);
+        let unused = unused.map(|unused| NotUsed { path: &unused.path, why: &unused.why });
+        let idle = without.iter().map(|trace| NotUsed { path: trace, why: NO_DEVICE_WORK });
+        ReplayedTrace {
+            trace,
+            replay,
+            losses: losses.collect(),
+            unused: unused.chain(idle).collect(),
+        }
+    });
+    told.collect()
+}
+
+/// What was lost on the way to the replay, for people.
+pub fn lost(imported: &Imported, without: &[String]) -> String {
+    let mut text = String::new();
+    for name in without {
+        text.push_str(&format!("not replayed: {name} {NO_DEVICE_WORK}\n"));
+    }
+    text.push_str(&view::losses(imported.traces.ranks.iter().map(|rank| &rank.header)));
+    text.push_str(&view::unused_files(&imported.unused));
+    text
 }
 
 fn ms(ns: i64) -> String {
@@ -213,7 +277,7 @@ fn what_if(report: &WhatIfReport) -> String {
             found.recorded_micro_batches,
             ms(found.measured_ns),
             found.rebuilt_ns.map_or(String::new(), |rebuilt| format!(
-                ", rebuilt in the same way {} ms ({})",
+                ", rebuilt unchanged in the same way {} ms ({})",
                 ms(rebuilt),
                 share(rebuilt - found.measured_ns, found.measured_ns)
             )),
@@ -228,6 +292,14 @@ fn what_if(report: &WhatIfReport) -> String {
                 ms(one.saved_ns),
                 one.share.map_or("-".into(), |share| format!("{:.1} %", 100.0 * share)),
             ]);
+        }
+        if let Some(all) = &report.together {
+            let percent =
+                |share: Option<f64>| share.map_or("-".into(), |s| format!("{:.1} %", 100.0 * s));
+            let (interaction, share) = (ms(all.interaction_ns), percent(all.interaction_share));
+            table.add_row(vec!["interaction".into(), "-".into(), interaction, share]);
+            let whole = percent((all.saved_ns > 0).then_some(1.0));
+            table.add_row(vec!["together".into(), ms(all.without_ns), ms(all.saved_ns), whole]);
         }
         text.push_str(&format!("{}\n", right(table)));
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hardware::Catalogue;
 use crate::outcome::{Network, Pipeline, Straggler, WhatIf};
 use crate::plan::Schedule;
@@ -23,7 +23,8 @@ pub struct WhatIfArgs {
     /// It ran on another accelerator of the catalogue, such as `mi300x` (recordings of kernels).
     #[arg(long, value_name = "NAME")]
     accelerator: Option<String>,
-    /// What it was recorded on, where the recording does not say or the name is not known.
+    /// What it was recorded on, for `--accelerator` and `--fuse`, where the recording does not say
+    /// or the name is not known.
     #[arg(long, value_name = "NAME")]
     recorded_on: Option<String>,
     /// The network had FACTOR times the bandwidth.
@@ -52,7 +53,8 @@ pub struct WhatIfArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     data_parallel: Option<u32>,
     /// Nodes of the catalogue that the replicas' collectives are timed on, for `--data-parallel`
-    /// (recordings of kernels); a ring on the recorded network without.
+    /// (recordings of kernels); a ring on the recorded network without. Several nodes need
+    /// `--fabric NAME`.
     #[arg(long, value_name = "NAME", requires = "data_parallel")]
     node: Option<String>,
     /// The fabric between those nodes.
@@ -97,8 +99,15 @@ impl WhatIfArgs {
     /// The what-if; `catalogue` is loaded where it needs one.
     ///
     /// # Errors
-    /// The catalogue cannot be read.
+    /// The catalogue cannot be read, or an option has nothing to say of.
     pub fn what_if(self, catalogue: &dyn Fn() -> Result<Catalogue>) -> Result<WhatIf> {
+        if self.recorded_on.is_some() && self.accelerator.is_none() && self.fuse.is_empty() {
+            return Err(Error::Unsupported(
+                "--recorded-on alone changes nothing: it says what another accelerator or fused \
+                 kernels are compared with\n  help: add --accelerator NAME or --fuse A,B"
+                    .into(),
+            ));
+        }
         let needed = self.accelerator.is_some()
             || self.recorded_on.is_some()
             || self.node.is_some()
@@ -177,6 +186,9 @@ fn latency(text: &str) -> Result<Latency, String> {
     let (number, ns) = found.ok_or(expected)?;
     let number: f64 = number.trim().parse().map_err(|_| expected)?;
     let time = number * ns;
+    if !time.is_finite() {
+        return Err(expected.into());
+    }
     if time.abs() > 1e9 {
         return Err("expected less than a second".into());
     }

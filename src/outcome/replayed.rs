@@ -64,6 +64,19 @@ pub(super) fn shown(program: &Program, sweep: &Sweep<'_>, rank: u32, op: OpId) -
     }
 }
 
+/// When a rank's host began a host operation, and when it was done. A wait begins when the host
+/// comes to it, right after it issued what is in front of it: in the engine it is over as soon as
+/// the host goes on.
+pub(super) fn host_shown(program: &Program, sweep: &Sweep<'_>, rank: u32, op: OpId) -> (i64, i64) {
+    let (start, end) = sweep.times(rank, op);
+    let template = program.template_of_rank[rank as usize].index();
+    match (program.templates[template].ops[op.index()].action, op.0.checked_sub(1)) {
+        (Action::HostWait, Some(before)) => (sweep.issued(rank, OpId(before)).0, end.0),
+        (Action::HostWait, None) => (0, end.0),
+        _ => (start.0, end.0),
+    }
+}
+
 /// An empty rank of the same job.
 fn like(rank: &RankTrace) -> RankTrace {
     let mut like = RankTrace::default();
@@ -112,7 +125,11 @@ fn replayed_rank(
     let template = program.template_of_rank[r as usize].index();
     let ops = program.templates[template].ops.iter().enumerate();
     let waits = ops.clone().filter(|(_, op)| op.action == Action::HostWait);
-    let waits = waits.map(|(i, _)| sweep.times(r, OpId(i as u32)).0.0);
+    // A call reaches up to a wait, or, where the host waits within it, up to the end of that.
+    let waits = waits.flat_map(|(i, _)| {
+        let (begin, end) = host_shown(program, sweep, r, OpId(i as u32));
+        [begin, end]
+    });
     let mut issued: Vec<i64> = calls.values().copied().chain(waits).collect();
     issued.sort_unstable();
     for (call, at) in &calls {
@@ -129,9 +146,9 @@ fn replayed_rank(
             Action::HostWait => (Kind::Runtime, HOST_WAIT),
             _ => continue,
         };
-        let (start, end) = sweep.times(r, OpId(i as u32));
+        let (start, end) = host_shown(program, sweep, r, OpId(i as u32));
         let name = replayed.names.intern(name);
-        let mut event = Event::new(kind, name, start.0, end.0 - start.0);
+        let mut event = Event::new(kind, name, start, end - start);
         event.lane = thread;
         replayed.events.push(event);
     }

@@ -19,7 +19,7 @@ use crate::trace::timeline::{Arrows, Counter, Details, Selection, Writer};
 
 use super::GIB;
 use super::memory::rank_memory;
-use super::replayed::shown;
+use super::replayed::{host_shown, shown};
 
 /// Host thread of the step and its passes, and of the calls.
 const PASSES: i64 = 0;
@@ -253,8 +253,8 @@ fn simulated_rank<'a>(
         let (name, collective) = match op.action {
             Action::HostWork(_) | Action::HostWait => {
                 let (kind, name) = host_name(op.action);
-                let (start, end) = sweep.times(number, id);
-                events.push((on_host(&mut rank, kind, name, start.0, end.0), id.0, 0));
+                let (start, end) = host_shown(program, sweep, number, id);
+                events.push((on_host(&mut rank, kind, name, start, end), id.0, 0));
                 continue;
             }
             Action::Kernel(kernel) => (program.kernels[kernel.index()].name.as_str(), None),

@@ -222,6 +222,34 @@ pub struct Losses {
 }
 
 impl Losses {
+    /// Where the source ended early, in words that complete "RANK: ...".
+    #[must_use]
+    pub fn cut(&self) -> Option<String> {
+        let truncated = self.truncated.as_ref()?;
+        let cause = match truncated.cause.as_str() {
+            "" => String::new(),
+            cause => format!(" ({cause})"),
+        };
+        Some(format!(
+            "ends early at byte {}{cause}; {} bytes of an incomplete event are lost",
+            truncated.at_byte, truncated.bytes_lost
+        ))
+    }
+
+    /// What else was lost, in words that complete "RANK: ...".
+    #[must_use]
+    pub fn others(&self) -> Vec<String> {
+        let dropped = self.dropped_by_profiler.filter(|dropped| *dropped > 0);
+        let dropped = dropped.map(|dropped| format!("the profiler dropped {dropped} records"));
+        let unusable = self.unusable.iter().map(|loss| {
+            let at: Vec<String> = loss.first_at.iter().map(u64::to_string).collect();
+            let at =
+                if at.is_empty() { String::new() } else { format!(" (bytes {})", at.join(", ")) };
+            format!("unusable: {} {}{at}", loss.events, loss.what)
+        });
+        dropped.into_iter().chain(unusable).collect()
+    }
+
     /// How many events could not be used.
     #[must_use]
     pub fn unusable_count(&self) -> u64 {

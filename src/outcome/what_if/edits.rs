@@ -14,7 +14,7 @@ use crate::trace::program::{Edits, edited_program};
 use crate::trace::shapes::{Shape, shapes};
 
 use super::accelerator::recorded_accelerator;
-use super::{Attribution, Straggler, WhatIf, unknown};
+use super::{Attribution, Straggler, Together, WhatIf, unknown};
 
 /// Stragglers are attributed to each rank up to this many; each is a replay of its own.
 const ATTRIBUTED_RANKS: usize = 16;
@@ -165,8 +165,24 @@ pub(super) fn straggling(ranks: &[RankTrace], who: &[Straggler]) -> Result<Vec<u
         .collect()
 }
 
+/// Whose times say what a straggler's work should take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Model {
+    /// Those of all ranks that are not relieved.
+    Others,
+    /// Those of all ranks but the one itself, relieved or not.
+    AllButItself,
+}
+
+impl Model {
+    /// Whether `other` says what the relieved rank `this` should take.
+    fn counts(self, this: usize, other: usize, relieved: &[usize]) -> bool {
+        other != this && (self == Self::AllButItself || !relieved.contains(&other))
+    }
+}
+
 /// Lets the n-th kernel of a name take the median of the n-th of other ranks, where it is shorter.
-pub(super) fn relieve(ranks: &[RankTrace], positions: &[usize], edits: &mut Edits) {
+pub(super) fn relieve(ranks: &[RankTrace], relieved: &[usize], model: Model, edits: &mut Edits) {
     let mut lists: BTreeMap<(&str, usize), Vec<(usize, usize)>> = BTreeMap::new();
     for (position, rank) in ranks.iter().enumerate() {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -180,8 +196,8 @@ pub(super) fn relieve(ranks: &[RankTrace], positions: &[usize], edits: &mut Edit
     }
     for same in lists.values() {
         let duration = |(position, index): &(usize, usize)| ranks[*position].events[*index].dur_ns;
-        for member in same.iter().filter(|(position, _)| positions.contains(position)) {
-            let others = same.iter().filter(|(position, _)| !positions.contains(position));
+        for member in same.iter().filter(|(position, _)| relieved.contains(position)) {
+            let others = same.iter().filter(|other| model.counts(member.0, other.0, relieved));
             let mut others: Vec<i64> = others.map(duration).collect();
             if !others.is_empty() {
                 edits.durations.insert(*member, duration(member).min(median(&mut others)));
@@ -190,25 +206,27 @@ pub(super) fn relieve(ranks: &[RankTrace], positions: &[usize], edits: &mut Edit
     }
 }
 
-/// Lets a rank's host take as long as those of the others do at the median.
-pub(super) fn relieve_host(program: &mut Program, position: usize) {
+/// Lets the hosts of ranks take as long as those of other ranks do at the median.
+pub(super) fn relieve_hosts(program: &mut Program, relieved: &[usize], model: Model) {
     let work = |ops: &[crate::program::Op]| -> i64 {
         // The first is how much later than the others the rank began to record.
         ops.iter().skip(1).map(|op| recorded_work(op.action)).sum()
     };
-    let mut others: Vec<i64> = (0..program.templates.len())
-        .filter(|other| *other != position)
-        .map(|other| work(&program.templates[other].ops))
-        .collect();
-    let own = work(&program.templates[position].ops);
-    let wanted = median(&mut others);
-    if own <= wanted || own == 0 {
-        return;
-    }
-    let factor = wanted as f64 / own as f64;
-    for op in program.templates[position].ops.iter_mut().skip(1) {
-        if let Action::HostWork(HostWork::Recorded(ns)) = &mut op.action {
-            ns.0 = (ns.0 as f64 * factor).round() as i64;
+    let works: Vec<i64> = program.templates.iter().map(|template| work(&template.ops)).collect();
+    for position in relieved.iter().copied() {
+        let others = works.iter().enumerate();
+        let others = others.filter(|(other, _)| model.counts(position, *other, relieved));
+        let mut others: Vec<i64> = others.map(|(_, ns)| *ns).collect();
+        let own = works[position];
+        let wanted = median(&mut others);
+        if others.is_empty() || own <= wanted || own == 0 {
+            continue;
+        }
+        let factor = wanted as f64 / own as f64;
+        for op in program.templates[position].ops.iter_mut().skip(1) {
+            if let Action::HostWork(HostWork::Recorded(ns)) = &mut op.action {
+                ns.0 = (ns.0 as f64 * factor).round() as i64;
+            }
         }
     }
 }
@@ -220,15 +238,18 @@ fn recorded_work(action: Action) -> i64 {
     }
 }
 
-/// What each rank's excess costs: the longest span of a rank without it.
-pub(super) fn attribution(ranks: &[RankTrace], asked: &[Straggler]) -> Result<Vec<Attribution>> {
+/// What each rank's excess costs, alone and all together: the longest span of a rank without it.
+/// Every rank takes what all the others do at the median, so that it is relieved of the same work
+/// alone and together, and what the savings of single ranks do not add up to is their interaction.
+pub(super) fn attribution(
+    ranks: &[RankTrace],
+    asked: &[Straggler],
+) -> Result<(Vec<Attribution>, Together)> {
     let longest = |relieved: &[usize]| -> Result<i64> {
         let mut edits = Edits::default();
-        relieve(ranks, relieved, &mut edits);
+        relieve(ranks, relieved, Model::AllButItself, &mut edits);
         let mut now = edited_program(ranks, &edits)?;
-        for position in relieved {
-            relieve_host(&mut now.program, *position);
-        }
+        relieve_hosts(&mut now.program, relieved, Model::AllButItself);
         let durations = recorded_durations(&now);
         let lumping = Lumping::none(&now.program, &durations);
         Ok(Sweep::run(&now.program, &durations, &lumping)?.step().0)
@@ -240,20 +261,22 @@ pub(super) fn attribution(ranks: &[RankTrace], asked: &[Straggler]) -> Result<Ve
     }
     list.sort_unstable();
     list.dedup();
+    let without_ns = longest(&list)?;
+    let saved_ns = whole - without_ns;
+    let share = |saved: i64| (saved_ns > 0).then(|| saved as f64 / saved_ns as f64);
     let mut found = Vec::new();
     for position in list {
         let without_ns = longest(&[position])?;
+        let saved_ns = whole - without_ns;
         found.push(Attribution {
             who: Straggler::Rank(ranks[position].header.rank).to_string(),
             without_ns,
-            saved_ns: whole - without_ns,
-            share: None,
+            saved_ns,
+            share: share(saved_ns),
         });
     }
-    let all: i64 = found.iter().map(|one| one.saved_ns.max(0)).sum();
-    for one in &mut found {
-        one.share = (all > 0).then(|| one.saved_ns as f64 / all as f64);
-    }
     found.sort_by_key(|one| std::cmp::Reverse(one.saved_ns));
-    Ok(found)
+    let interaction_ns = saved_ns - found.iter().map(|one| one.saved_ns).sum::<i64>();
+    let interaction_share = share(interaction_ns);
+    Ok((found, Together { without_ns, saved_ns, interaction_ns, interaction_share }))
 }

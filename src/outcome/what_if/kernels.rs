@@ -13,7 +13,7 @@ use crate::trace::program::{Edits, Moved, RecordedProgram, edited_program, recor
 use crate::units::Nanos;
 
 use super::accelerator::{Retiming, recorded_accelerator};
-use super::edits::{attribution, fuse, relieve, relieve_host, removed, straggling};
+use super::edits::{Model, attribution, fuse, relieve, relieve_hosts, removed, straggling};
 use super::network::Split;
 use super::replicas::widen;
 use super::{Components, Does, Network, Pipeline, Straggler, WhatIf, WhatIfReport};
@@ -195,7 +195,16 @@ fn check(ranks: &[RankTrace], what_if: &WhatIf) -> Result<()> {
         names.push(operation.name());
     }
     let numbers: Vec<u32> = ranks.iter().map(|rank| rank.header.rank).collect();
-    what_if.check(&names, &numbers)
+    what_if.check(&names, &numbers)?;
+    let relieved = |rank: &u32| what_if.without.contains(&Straggler::Rank(*rank));
+    if !what_if.without.is_empty() && numbers.iter().all(relieved) {
+        return Err(Error::Unsupported(
+            "all recorded ranks are stragglers, and none is left that says what their work should \
+             take; leave one out (what each of them costs is told for any of them)"
+                .into(),
+        ));
+    }
+    Ok(())
 }
 
 /// The changed program of a recording and its durations, checked.
@@ -211,25 +220,21 @@ fn change(ranks: &[RankTrace], recorded: &RecordedProgram, what_if: &WhatIf) -> 
     let mut report = WhatIfReport::default();
     let mut edits = removed(ranks, &what_if.remove);
     fuse(ranks, what_if, &mut edits, &mut assumed)?;
-    if !what_if.without.is_empty() {
-        let positions = straggling(ranks, &what_if.without)?;
-        relieve(ranks, &positions, &mut edits);
+    let relieved = straggling(ranks, &what_if.without)?;
+    if !relieved.is_empty() {
+        relieve(ranks, &relieved, Model::Others, &mut edits);
         assumed.push(
-            "a straggler's kernels take the median of the same kernels of the other ranks where \
-             that is shorter, its host as long between launches as the others do on average"
+            "a straggler's kernels take the median of the same kernels of the ranks that are no \
+             stragglers where that is shorter, its host as long between launches as theirs at the \
+             median"
                 .into(),
         );
-        report.stragglers = attribution(ranks, &what_if.without)?;
+        let (stragglers, together) = attribution(ranks, &what_if.without)?;
+        (report.stragglers, report.together) = (stragglers, Some(together));
     }
     let plain = edits == Edits::default();
     let mut now = if plain { recorded.clone() } else { edited_program(ranks, &edits)? };
-    for who in &what_if.without {
-        if let Straggler::Rank(rank) = who
-            && let Some(position) = ranks.iter().position(|r| r.header.rank == *rank)
-        {
-            relieve_host(&mut now.program, position);
-        }
-    }
+    relieve_hosts(&mut now.program, &relieved, Model::Others);
     let mut durations = recorded_durations(&now);
     let split = Split::of(communication(&now, &durations));
     for (kernel, time) in durations.kernels.iter_mut().enumerate() {

@@ -101,6 +101,9 @@ impl std::fmt::Display for Straggler {
     }
 }
 
+/// Names that stand for everything of a kind where something is scaled.
+const CLASSES: [&str; 2] = ["compute", "communication"];
+
 impl WhatIf {
     /// Whether nothing changes.
     #[must_use]
@@ -132,12 +135,21 @@ impl WhatIf {
 
     /// Checks that every name fits something, and every rank was recorded.
     fn check(&self, names: &[&str], ranks: &[u32]) -> Result<()> {
-        let scaled = self.scales.iter().map(|(part, _)| part);
-        let scaled = scaled.filter(|part| !["compute", "communication"].contains(&part.as_str()));
-        for part in scaled.chain(&self.remove).chain(self.fuse.iter().flatten()) {
-            if !names.iter().any(|name| name.contains(part.as_str())) {
-                return Err(unknown_name(part, names.iter().copied()));
+        let known = |part: &str| names.iter().any(|name| name.contains(part));
+        let mut scaled = self.scales.iter().map(|(part, _)| part.as_str());
+        if let Some(part) = scaled.find(|part| !CLASSES.contains(part) && !known(part)) {
+            return Err(unknown_name(part, names.iter().copied().chain(CLASSES)));
+        }
+        let mut named = self.remove.iter().chain(self.fuse.iter().flatten()).map(String::as_str);
+        match named.find(|part| !known(part)) {
+            Some(part) if CLASSES.contains(&part) => {
+                return Err(Error::Unsupported(format!(
+                    "`{part}` stands for all of it in --scale only; name what is removed or fused, \
+                     or let it take no time (--scale {part}=0)"
+                )));
             }
+            Some(part) => return Err(unknown_name(part, names.iter().copied())),
+            None => {}
         }
         let slowed = self.ranks.iter().map(|(rank, _)| *rank);
         let relieved = self.without.iter().filter_map(|who| match who {
@@ -189,7 +201,6 @@ fn unknown_name<'a>(part: &str, names: impl Iterator<Item = &'a str>) -> Error {
         .flat_map(|name| name.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-')))
         .flat_map(|word| std::iter::once(word).chain(word.split('_')))
         .filter(|word| word.len() > 2)
-        .chain(["compute", "communication"])
         .collect();
     words.sort_unstable();
     words.dedup();
@@ -236,6 +247,9 @@ pub struct WhatIfReport {
     /// What each straggler costs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stragglers: Vec<Attribution>,
+    /// What those of a recording of kernels cost together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub together: Option<Together>,
 }
 
 /// A component of the time of ranks: means over ranks (and steps, of jobs recorded operation by
@@ -262,6 +276,20 @@ pub struct Attribution {
     pub saved_ns: i64,
     /// Share of what removing the excess of everybody would save; absent where that saves nothing.
     pub share: Option<f64>,
+}
+
+/// What the stragglers of a list cost together, ns.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Together {
+    /// Longest span without the excess of any of them.
+    pub without_ns: i64,
+    /// What that saves.
+    pub saved_ns: i64,
+    /// What of that the savings of single stragglers do not add up to: above zero where the excess
+    /// of one hides behind another's.
+    pub interaction_ns: i64,
+    /// The same as a share; with the shares of the stragglers it adds up to one.
+    pub interaction_share: Option<f64>,
 }
 
 /// What an operation does, for [`Components`].

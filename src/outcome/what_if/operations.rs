@@ -15,7 +15,7 @@ use crate::trace::program::Notes;
 use crate::trace::steps::{Job, Step, job};
 
 use super::network::changed;
-use super::pipeline::Replanned;
+use super::pipeline::{Replanned, rebuilt};
 use super::{
     Attribution, Components, Does, Network, Pipeline, Straggler, WhatIf, WhatIfReport, unknown,
 };
@@ -189,7 +189,8 @@ fn change(
         predicted
     } else {
         let replanned = Replanned::new(&now, what_if.pipeline)?;
-        let (predicted, prediction) = replanned.predict(&duration, &mut after)?;
+        let (predicted, prediction) =
+            replanned.predict(&duration, &mut after, rebuilt(&recorded)?)?;
         report.assumed.push(format!(
             "passes take what the recorded micro-batches did, chunks an equal share of their stage \
              beside the extra time of the end stages; transfers {}; host delays and the rest of the \

@@ -85,8 +85,9 @@ pub struct PipelinePrediction {
     pub micro_batches: u32,
     /// Median measured step, ns.
     pub measured_ns: i64,
-    /// Median step of the recorded schedule, built in the same way as the prediction: how far the
-    /// construction is off where the answer is known.
+    /// Median step of the recorded schedule from the recorded times, without any change of the
+    /// what-if, built in the same way as the prediction: how far the construction is off where the
+    /// answer is known.
     pub rebuilt_ns: Option<i64>,
     /// Median predicted step, ns.
     pub predicted_ns: i64,
@@ -114,6 +115,23 @@ enum Ends {
     Apart,
     /// Every chunk takes the same.
     Even,
+}
+
+/// Median step of a recorded job, built as [`Replanned::predict`] builds its prediction; nothing
+/// where the order of passes is that of no schedule that is known.
+///
+/// # Errors
+/// A program cannot finish.
+pub(super) fn rebuilt(job: &Job) -> Result<Option<i64>> {
+    let Ok(same) = Replanned::new(job, Pipeline::default()) else { return Ok(None) };
+    let alone = |step: &Step, rank: usize, index: usize| step.ranks[rank][index].alone_ns;
+    let steps = job.steps.iter().map(|step| {
+        let of = |rank: usize, index: usize| alone(step, rank, index);
+        let times = pass_times(step, &alone);
+        run(&same.program(step, &of, &times, same.plan, Ends::Apart)?, None)
+    });
+    let mut steps = steps.collect::<Result<Vec<i64>>>()?;
+    Ok((!steps.is_empty()).then(|| median(&mut steps)))
 }
 
 /// Builds the steps of a job under another plan.
@@ -194,7 +212,7 @@ impl<'a> Replanned<'a> {
         Ok(Self { job, stages, plan, recorded, recorded_micro_batches })
     }
 
-    /// Predicts every step; adds its components.
+    /// Predicts every step; adds its components. `rebuilt` is that of the job as it was recorded.
     ///
     /// # Errors
     /// A program cannot finish.
@@ -202,8 +220,9 @@ impl<'a> Replanned<'a> {
         &self,
         duration: &dyn Fn(&Step, usize, usize) -> i64,
         components: &mut Components,
+        rebuilt: Option<i64>,
     ) -> Result<(Vec<i64>, PipelinePrediction)> {
-        let (mut predicted, mut rebuilt, mut all) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut predicted, mut all) = (Vec::new(), Vec::new());
         let as_recorded = self.recorded.map(|schedule| Plan {
             schedule,
             chunks: 1,
@@ -226,9 +245,6 @@ impl<'a> Replanned<'a> {
             if self.plan.chunks > 1 && usual.contains(&number) {
                 let even = self.program(step, &of, times, self.plan, Ends::Even)?;
                 all.push(run(&even, None)?);
-            }
-            if let Some(plan) = as_recorded {
-                rebuilt.push(run(&self.program(step, &of, times, plan, Ends::Apart)?, None)?);
             }
         }
         for draw in 0..DRAWS {
@@ -266,7 +282,7 @@ impl<'a> Replanned<'a> {
             chunks: self.plan.chunks,
             micro_batches: self.plan.micro_batches,
             measured_ns: median(&mut measured),
-            rebuilt_ns: (!rebuilt.is_empty()).then(|| median(&mut rebuilt)),
+            rebuilt_ns: rebuilt,
             predicted_ns: median(&mut predicted.clone()),
             interval_ns: (at(0.05), at(0.95)),
             unusual_steps: (times.len() - usual.len()) as u32,

@@ -224,6 +224,16 @@ impl<'a> Cluster<'a> {
         let library = self.catalogue.library_of(&self.node.accelerator, LibraryGeneration::Current);
         let transport =
             self.fabric.map(|fabric| self.catalogue.transport(&fabric.transport)).transpose()?;
+        let unnamed = |error: Error| match error {
+            Error::MissingFigure { .. } if self.fabric.is_none() && nodes > 1 => {
+                Error::Missing(format!(
+                    "{ranks} replicas fill {nodes} nodes of {}, and nothing says what network is \
+                     between them\n  help: name it with --fabric NAME (trainyard hw list)",
+                    self.node.name
+                ))
+            }
+            other => other,
+        };
         let time = match library {
             Some(library) => {
                 let choices = Choices::default();
@@ -231,6 +241,6 @@ impl<'a> Cluster<'a> {
             }
             None => Levels::new(self.node, self.fabric).time(&call, &place),
         };
-        Ok(time?.time.0)
+        Ok(time.map_err(unnamed)?.time.0)
     }
 }

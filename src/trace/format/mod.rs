@@ -8,7 +8,7 @@
 mod read;
 mod write;
 
-pub use read::read;
+pub use read::{files, read};
 pub use write::{Compression, write};
 
 /// The columns, in the order in which they are written.

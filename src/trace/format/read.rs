@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::COLUMNS;
 use crate::error::{Error, InputError, Result};
@@ -34,6 +34,17 @@ pub fn read(directory: &Path, strict: bool) -> Result<TraceSet> {
         .map(|entry| read_rank(directory, entry, strict))
         .collect::<Result<_>>()?;
     Ok(TraceSet { ranks })
+}
+
+/// The files of the trace in `directory`.
+///
+/// # Errors
+/// As [`read_header`].
+pub fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let header = read_header(directory)?;
+    let events = header.ranks.into_iter().map(|entry| entry.events.file);
+    let names = std::iter::once(HEADER_FILE.to_owned()).chain(events);
+    Ok(names.map(|name| directory.join(name)).collect())
 }
 
 /// Reads the header of the trace in `directory`.

@@ -16,7 +16,7 @@ mod source;
 mod sqlite;
 pub mod stream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -34,6 +34,8 @@ pub struct Imported {
     pub traces: TraceSet,
     /// Files that could not be used, and why, by path.
     pub unused: Vec<Unused>,
+    /// Files that were used.
+    pub files: Vec<PathBuf>,
 }
 
 /// A file that could not be used.
@@ -72,6 +74,7 @@ pub fn import(paths: &[PathBuf], strict: bool) -> Result<Imported> {
             if path.join(HEADER_FILE).is_file() {
                 let read = format::read(path, strict)?;
                 imported.traces.ranks.extend(read.ranks);
+                imported.files.extend(format::files(path)?);
                 continue;
             }
             let name = path.file_name().or_else(|| path.parent()?.file_name());
@@ -95,6 +98,7 @@ pub fn import(paths: &[PathBuf], strict: bool) -> Result<Imported> {
     }
     // Files are independent; the order of results is the order of the jobs.
     let results: Vec<Result<FileResult>> = jobs.par_iter().map(read_file).collect();
+    let mut configs: BTreeSet<PathBuf> = BTreeSet::new();
     for (job, result) in jobs.iter().zip(results) {
         let (ranks, unused) = result?;
         if let (true, true, Some(first)) = (job.named, ranks.is_empty(), unused.first()) {
@@ -106,9 +110,19 @@ pub fn import(paths: &[PathBuf], strict: bool) -> Result<Imported> {
             }
             .into());
         }
+        if !ranks.is_empty() {
+            imported.files.push(job.path.clone());
+        }
+        for rank in ranks.iter().filter(|rank| !rank.trace.header.groups.is_empty()) {
+            if rank.trace.header.source.format == primus::FORMAT {
+                configs.extend(job.path.parent().map(|folder| folder.join(primus::CONFIG)));
+            }
+        }
         found.extend(ranks);
         imported.unused.extend(unused);
     }
+    // What says how a pipeline was laid out was used.
+    imported.unused.retain(|unused| !configs.contains(Path::new(&unused.path)));
     imported.unused.sort();
     if found.is_empty() && imported.traces.ranks.is_empty() {
         let reasons: Vec<String> =
@@ -270,6 +284,8 @@ fn read_file(job: &Job) -> Result<FileResult> {
             let parent = job.path.parent().map(|p| p.display().to_string()).unwrap_or_default();
             let place = format!("{parent}: {}", member.folder);
             let stem = source::stem(&member.file).to_owned();
+            let unpacked = member.folder.is_empty() && member.format == Format::Primus;
+            let pipeline = job.path.parent().filter(|_| unpacked).and_then(primus::pipeline);
             match read_member(member) {
                 Ok(traces) => {
                     let several = traces.len() > 1;
@@ -280,6 +296,11 @@ fn read_file(job: &Job) -> Result<FileResult> {
                             if let Some(rank) = named.or(job.rank) {
                                 (header.rank, header.rank_source) = (rank, RankSource::FileName);
                             }
+                        }
+                        if header.source.format == primus::FORMAT
+                            && let Some(pipeline) = &pipeline
+                        {
+                            header.groups = vec![pipeline.clone()];
                         }
                         // The ranks of one file ran together, and with those of no other file.
                         let (key, folder) = if several {

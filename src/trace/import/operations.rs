@@ -5,7 +5,7 @@
 //! (seconds, 32-bit), `mb_id`. Times begin anew in every step, so steps are laid end to end. The
 //! micro-batch is kept as `external_id`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -113,12 +113,13 @@ fn read_from<R: parquet::file::reader::ChunkReader + 'static>(
         rows.push(Operation { rank, step, name, start_ns: start, end_ns, micro_batch, at });
     }
     let groups = groups(&places);
+    let world_size = u32::try_from(places.len() + missing(&places)).ok();
     let spans = steps(&rows);
     let mut ranks: BTreeMap<u32, Collector> = BTreeMap::new();
     for number in places.keys() {
         let mut rank = Collector::new(FORMAT, file);
         rank.rank(*number);
-        rank.trace.header.world_size = u32::try_from(places.len()).ok();
+        rank.trace.header.world_size = world_size;
         rank.trace.header.groups =
             groups.iter().filter(|group| group.ranks.contains(number)).cloned().collect();
         // 32-bit seconds resolve some 100 ns in a step of two seconds.
@@ -213,6 +214,19 @@ fn groups(places: &BTreeMap<u32, (i64, i64)>) -> Vec<ProcessGroup> {
     };
     let pipelines = pipelines.into_values().map(|members| group(PIPELINE, members));
     pipelines.chain(data.into_values().map(|members| group(DATA, members))).collect()
+}
+
+/// Ranks that the table has no rows of, though it has some of their stage, or of a later one, or of
+/// their replica, or of a later one.
+fn missing(places: &BTreeMap<u32, (i64, i64)>) -> usize {
+    let held: BTreeSet<(i64, i64)> = places.values().copied().collect();
+    let counted = |of: &dyn Fn(&(i64, i64)) -> i64| held.iter().map(of).max().unwrap_or(0) + 1;
+    let all = counted(&|place| place.0).saturating_mul(counted(&|place| place.1));
+    // Numbers that make no sense say nothing of ranks.
+    match usize::try_from(all) {
+        Ok(all) if all <= 1 << 20 => all.saturating_sub(held.len()),
+        _ => 0,
+    }
 }
 
 fn whole(field: &Field) -> Option<i64> {

@@ -1,13 +1,16 @@
 //! Primus pipeline logs: one JSON file per pipeline rank, with the start and end of every forward
 //! and backward pass of every iteration, in milliseconds from the start of the iteration.
 
+use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 
 use serde::Deserialize;
 
 use super::collect::Collector;
-use super::operations::add;
+use super::operations::{PIPELINE, add};
 use super::stream::{End, Visitor, Want, walk};
+use crate::trace::header::ProcessGroup;
 use crate::trace::model::RankTrace;
 
 /// Name of the format in headers.
@@ -24,6 +27,31 @@ pub fn read(reader: impl Read, file: &str) -> Result<RankTrace, String> {
     }
     visit.rank.trace.header.clock.resolution_ns = 1000;
     visit.rank.finish()
+}
+
+/// File beside the logs in which Primus says how the job was laid out.
+pub const CONFIG: &str = "config.json";
+/// Largest such file that is read, and most stages that are believed.
+const LARGEST_CONFIG: u64 = 1 << 20;
+const MOST_STAGES: u32 = 1 << 16;
+
+/// The pipeline of the logs in a folder, from the configuration beside them, where there is one.
+pub fn pipeline(folder: &Path) -> Option<ProcessGroup> {
+    #[derive(Deserialize)]
+    struct Config {
+        pp_size: u32,
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(folder.join(CONFIG)).ok()?;
+    file.take(LARGEST_CONFIG).read_to_end(&mut bytes).ok()?;
+    let Config { pp_size } = serde_json::from_slice(&bytes).ok()?;
+    let size = i32::try_from(pp_size).ok().filter(|_| (1..=MOST_STAGES).contains(&pp_size))?;
+    Some(ProcessGroup {
+        name: PIPELINE.into(),
+        description: String::new(),
+        ranks: (0..pp_size).collect(),
+        size,
+    })
 }
 
 #[derive(Deserialize)]

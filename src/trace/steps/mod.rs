@@ -11,7 +11,7 @@
 mod edit;
 mod program;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) use program::UNRECORDED_TRANSFER;
 
@@ -29,6 +29,9 @@ const AT_ONCE_NS: i64 = 50_000;
 
 /// Operations that are looked through for what one waited for.
 const LOOK_BACK: usize = 64;
+
+/// Ranks of a job that are looked for at most.
+const MOST_RANKS: usize = 1 << 20;
 
 /// Whether a rank was recorded operation by operation.
 #[must_use]
@@ -141,9 +144,9 @@ pub struct Job {
 /// Takes the steps of ranks that ran together.
 ///
 /// # Errors
-/// No step has an operation.
+/// No step has an operation, or a rank of the job was not recorded.
 pub fn job(ranks: &[RankTrace]) -> Result<Job> {
-    let places = places(ranks);
+    let places = places(ranks)?;
     let mut names: Vec<&str> = Vec::new();
     for window in ranks.iter().flat_map(|rank| &rank.header.windows) {
         if !names.contains(&window.name.as_str()) {
@@ -184,20 +187,61 @@ pub fn job(ranks: &[RankTrace]) -> Result<Job> {
     Ok(Job { places, steps, delays })
 }
 
-/// Rank, stage and replica, from the groups of the header; a pipeline of all ranks without them.
-fn places(ranks: &[RankTrace]) -> Vec<(u32, usize, usize)> {
+/// Rank, stage and replica, from the groups of the header; without them the ranks are the stages of
+/// one pipeline, by their numbers.
+///
+/// # Errors
+/// A rank of the job was not recorded: what is left would be another, shorter pipeline. Or a lone
+/// rank does not say how many stages there are.
+fn places(ranks: &[RankTrace]) -> Result<Vec<(u32, usize, usize)>> {
     let place = |rank: &RankTrace, name: &str| {
         let group = rank.header.groups.iter().find(|group| group.name == name)?;
         group.ranks.iter().position(|member| *member == rank.header.rank)
     };
-    ranks
-        .iter()
-        .enumerate()
-        .map(|(position, rank)| {
-            let stage = place(rank, operations::PIPELINE).unwrap_or(position);
-            (rank.header.rank, stage, place(rank, operations::DATA).unwrap_or(0))
-        })
-        .collect()
+    let recorded: BTreeSet<u32> = ranks.iter().map(|rank| rank.header.rank).collect();
+    let grouped = ranks.iter().flat_map(|rank| &rank.header.groups);
+    let members =
+        grouped.filter(|group| [operations::PIPELINE, operations::DATA].contains(&&*group.name));
+    let mut expected: BTreeSet<u32> =
+        members.flat_map(|group| group.ranks.iter().copied()).collect();
+    let without = ranks.iter().find(|rank| place(rank, operations::PIPELINE).is_none());
+    let size = ranks.iter().find_map(|rank| rank.header.world_size);
+    match (without, size) {
+        (Some(rank), None) if ranks.len() == 1 => {
+            return Err(Error::Missing(format!(
+                "rank {} was recorded alone, and nothing says how many stages its pipeline has\n  \
+                 help: import the ranks together, of Primus with the config.json beside them",
+                rank.header.rank
+            )));
+        }
+        // No stage in front of the last that is known may be missing.
+        (Some(_), None) => expected.extend(0..=recorded.last().copied().unwrap_or(0)),
+        _ => {}
+    }
+    if let Some(size) = size.filter(|size| *size as usize > recorded.len()) {
+        expected.extend((0..size).take(MOST_RANKS));
+    }
+    let missing: Vec<u32> = expected.difference(&recorded).copied().collect();
+    if !missing.is_empty() {
+        let one = missing.len() == 1;
+        let (numbers, more) = (&missing[..missing.len().min(16)], missing.len() > 16);
+        let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+        return Err(Error::Missing(format!(
+            "{} {}{} of the job {} not recorded, and a pipeline without {} is another one\n  help: \
+             import all {} ranks together",
+            if one { "rank" } else { "ranks" },
+            numbers.join(", "),
+            if more { ", ..." } else { "" },
+            if one { "was" } else { "were" },
+            if one { "it" } else { "them" },
+            expected.len(),
+        )));
+    }
+    let places = ranks.iter().map(|rank| {
+        let stage = place(rank, operations::PIPELINE).unwrap_or(rank.header.rank as usize);
+        (rank.header.rank, stage, place(rank, operations::DATA).unwrap_or(0))
+    });
+    Ok(places.collect())
 }
 
 /// Forward passes, as recorded.

@@ -13,7 +13,7 @@ use std::io;
 use serde_json::Value as Json;
 
 use self::about::process;
-use self::selection::{check_steps, steps};
+use self::selection::{check_steps, nothing_left, steps};
 use super::align::{common_ns, match_collectives};
 use super::collectives::{self, operation};
 use super::header::{RankHeader, StepWindow};
@@ -61,6 +61,8 @@ pub struct Writer<'a> {
     /// Time zero, ns since 1970.
     origin: i64,
     position: u64,
+    /// Events that the selection left.
+    shown: u64,
 }
 
 impl<'a> Writer<'a> {
@@ -78,7 +80,7 @@ impl<'a> Writer<'a> {
         let wanted = headers.iter().filter(|header| selection.has_rank(header.rank));
         let processes: Vec<Process> = wanted.map(|header| process(header)).collect();
         sink.begin(&processes, origin)?;
-        Ok(Self { sink, selection, origin, position: 0 })
+        Ok(Self { sink, selection, origin, position: 0, shown: 0 })
     }
 
     /// Writes a rank.
@@ -104,7 +106,8 @@ impl<'a> Writer<'a> {
             time: self.selection.time,
         };
         self.position += 1;
-        view.write(self.sink)
+        self.shown += view.write(self.sink)?;
+        Ok(())
     }
 
     /// Ends the timeline.
@@ -119,7 +122,8 @@ impl<'a> Writer<'a> {
 /// Writes ranks that ran together.
 ///
 /// # Errors
-/// A rank or step that is asked for does not exist, or the output cannot be written.
+/// A rank or step that is asked for does not exist, nothing lies in what is asked for, or the output
+/// cannot be written.
 pub fn write(ranks: &[RankTrace], selection: &Selection, sink: &mut dyn Sink) -> Result<()> {
     let known: Vec<u32> = ranks.iter().map(|rank| rank.header.rank).collect();
     selection.check_ranks(&known)?;
@@ -132,6 +136,9 @@ pub fn write(ranks: &[RankTrace], selection: &Selection, sink: &mut dyn Sink) ->
     let mut writer = Writer::begin(sink, selection, &headers, origin).map_err(failed)?;
     for (position, rank) in ranks.iter().enumerate().filter(|(position, _)| wanted[*position]) {
         writer.rank(rank, &arrows[position], None).map_err(failed)?;
+    }
+    if writer.shown == 0 {
+        return Err(nothing_left(ranks, selection, origin));
     }
     writer.finish().map_err(failed)
 }
@@ -184,12 +191,15 @@ const MEETING: u64 = 2 << 62;
 const AUTOGRAD: u64 = 3 << 62;
 
 impl View<'_> {
-    fn write(&self, sink: &mut dyn Sink) -> io::Result<()> {
+    /// Writes what is wanted; says how many events that was.
+    fn write(&self, sink: &mut dyn Sink) -> io::Result<u64> {
         let rank = self.rank;
+        let mut shown = 0;
         let mut lanes: BTreeMap<(Part, i32, i64), Vec<u32>> = BTreeMap::new();
         let mut flows: BTreeMap<(i64, i64), Vec<u32>> = BTreeMap::new();
         let mut kernels_of_call: BTreeMap<usize, u32> = BTreeMap::new();
         for (index, event) in rank.events.iter().enumerate().filter(|(i, e)| self.shows(*i, e)) {
+            shown += 1;
             let key = match event.kind {
                 Kind::Flow => {
                     flows.entry((event.lane, event.start_ns)).or_default().push(index as u32);
@@ -246,7 +256,7 @@ impl View<'_> {
             }
             sink.counter(counter.name, counter.unit, &counter.values)?;
         }
-        Ok(())
+        Ok(shown)
     }
 
     /// Whether an event is wanted.

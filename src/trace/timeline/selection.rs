@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use crate::error::{Error, Result, nearest_names};
+use crate::trace::align::common_ns;
 use crate::trace::header::StepWindow;
 use crate::trace::model::RankTrace;
 
@@ -95,7 +96,52 @@ pub(super) fn check_steps(ranks: &[RankTrace], selection: &Selection) -> Result<
             });
         }
     }
+    // In the order of the recording: the later one first selects nothing.
+    let starts = |name: &str| {
+        let windows = ranks.iter().flat_map(|rank| &rank.header.windows);
+        windows.filter(|window| window.name == name).map(|window| window.start_ns).min()
+    };
+    if starts(first) > starts(last) {
+        return Err(Error::Missing(format!(
+            "step {first} comes after step {last}: nothing is left\n  help: write {last}..{first}"
+        )));
+    }
     Ok(())
+}
+
+/// The error of a selection in which nothing lies: what there is.
+pub(super) fn nothing_left(ranks: &[RankTrace], selection: &Selection, origin: i64) -> Error {
+    let ms = |ns: i64| format!("{}", ns as f64 / 1e6);
+    let wanted = || ranks.iter().filter(|rank| selection.has_rank(rank.header.rank));
+    let events = || {
+        wanted().flat_map(|rank| {
+            rank.events.iter().map(|event| {
+                let start = common_ns(rank, event.start_ns).saturating_sub(origin);
+                (start, start.saturating_add(event.dur_ns))
+            })
+        })
+    };
+    let asked = match (&selection.time, &selection.steps) {
+        (Some((from, i64::MAX)), _) => format!("from {} ms on", ms(*from)),
+        (Some((from, to)), _) => format!("from {} to {} ms", ms(*from), ms(*to)),
+        (None, Some((first, last))) if first == last => format!("in step {first}"),
+        (None, Some((first, last))) => format!("in steps {first} to {last}"),
+        (None, None) => "on the ranks asked for".to_owned(),
+    };
+    let span = events().map(|(start, _)| start).min().zip(events().map(|(_, end)| end).max());
+    let steps: BTreeSet<&str> =
+        wanted().flat_map(|r| &r.header.windows).map(|window| window.name.as_str()).collect();
+    let there = match (span, &selection.steps) {
+        (None, _) => "they have no events at all".to_owned(),
+        (Some(_), Some(_)) => {
+            let some: Vec<&str> = steps.iter().copied().take(8).collect();
+            format!("those ranks have the steps {}", some.join(", "))
+        }
+        (Some((start, end)), None) => {
+            format!("those ranks last from {} to {} ms", ms(start), ms(end))
+        }
+    };
+    Error::Missing(format!("nothing lies {asked}\n  help: {there}"))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ mod table;
 mod timeline;
 
 pub use html::html;
-pub use table::{import_summary, table, unused_files};
+pub use table::{import_summary, losses, table, unused_files};
 
 /// Milliseconds with three decimals.
 #[must_use]

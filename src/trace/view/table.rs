@@ -1,5 +1,6 @@
 //! Tables for a terminal.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
@@ -9,7 +10,7 @@ use crate::trace::analysis::{
     CollectiveStats, GroupSizeSource, KernelType, PathPart, RankReport, Report, TraceReport,
     Window, WindowKind,
 };
-use crate::trace::header::{Losses, TraceHeader};
+use crate::trace::header::{RankHeader, TraceHeader};
 use crate::trace::import::{NOT_A_TRACE_NAME, Unused};
 use crate::trace::model::{Kind, TraceSet};
 
@@ -383,9 +384,7 @@ pub fn import_summary(set: &TraceSet, header: &TraceHeader, unused: &[Unused]) -
     }
     numbers(&mut table, 3);
     let _ = writeln!(text, "{table}");
-    for rank in &set.ranks {
-        losses(&mut text, &rank.header.trace, rank.header.rank, &rank.header.losses);
-    }
+    text.push_str(&losses(set.ranks.iter().map(|rank| &rank.header)));
     text.push_str(&unused_files(unused));
     text
 }
@@ -415,35 +414,30 @@ pub fn unused_files(unused: &[Unused]) -> String {
     text
 }
 
-fn losses(text: &mut String, trace: &str, rank: u32, losses: &Losses) {
-    let place = format!("{trace} rank {rank}");
-    if let Some(truncated) = &losses.truncated {
-        let cause = if truncated.cause.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", truncated.cause)
-        };
-        let _ = writeln!(
-            text,
-            "{place}: ends early at byte {}{cause}; {} bytes of an incomplete event are lost",
-            truncated.at_byte, truncated.bytes_lost
-        );
+/// What was lost of every rank, a line each; what was left out on purpose, a line for each trace.
+#[must_use]
+pub fn losses<'a>(headers: impl Iterator<Item = &'a RankHeader>) -> String {
+    let mut text = String::new();
+    let mut left_out: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
+    for header in headers {
+        let losses = &header.losses;
+        let mut lines: Vec<String> = losses.cut().into_iter().chain(losses.others()).collect();
+        if losses.redacted_names > 0 {
+            let names = losses.redacted_names;
+            lines.push(format!("{names} names looked like secrets and were redacted"));
+        }
+        for line in lines {
+            let _ = writeln!(text, "{} rank {}: {line}", header.trace, header.rank);
+        }
+        for loss in &losses.left_out {
+            let events = left_out.entry(&header.trace).or_default().entry(&loss.what).or_default();
+            *events = events.saturating_add(loss.events);
+        }
     }
-    for loss in &losses.unusable {
-        let at: Vec<String> = loss.first_at.iter().map(u64::to_string).collect();
-        let at = if at.is_empty() { String::new() } else { format!(" (bytes {})", at.join(", ")) };
-        let _ = writeln!(text, "{place}: unusable: {} {}{at}", loss.events, loss.what);
-    }
-    if !losses.left_out.is_empty() {
+    for (trace, parts) in left_out {
         let parts: Vec<String> =
-            losses.left_out.iter().map(|loss| format!("{} {}", loss.events, loss.what)).collect();
-        let _ = writeln!(text, "{place}: left out: {}", parts.join("; "));
+            parts.into_iter().map(|(what, events)| format!("{events} {what}")).collect();
+        let _ = writeln!(text, "{trace}: left out: {}", parts.join("; "));
     }
-    if losses.redacted_names > 0 {
-        let _ = writeln!(
-            text,
-            "{place}: {} names looked like secrets and were redacted",
-            losses.redacted_names
-        );
-    }
+    text
 }
