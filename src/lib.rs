@@ -9,6 +9,7 @@ pub mod hardware;
 pub mod input;
 pub mod network;
 pub mod outcome;
+pub mod output;
 pub mod plan;
 pub mod program;
 pub mod replay;

@@ -35,6 +35,35 @@ pub trait Quantity: Copy {
     }
 }
 
+/// Reads a number and a unit: `50 GB/s`, `1e-3 B/s`, `400Gb/s`.
+///
+/// # Errors
+/// What is wrong, and what would be right.
+pub fn read_quantity<Q: Quantity>(text: &str) -> Result<Q, (String, String)> {
+    let units = || Q::UNITS.iter().map(|(unit, _)| *unit).collect::<Vec<_>>().join(", ");
+    let text = text.trim();
+    // The longest beginning that is a number; its exponent is not the beginning of a unit.
+    let numeral = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
+    let end = text.find(|c| !numeral(c)).unwrap_or(text.len());
+    let number =
+        (1..=end).rev().find_map(|end| text[..end].parse::<f64>().ok().map(|value| (value, end)));
+    let Some((value, end)) = number.filter(|(value, _)| value.is_finite() && *value >= 0.0) else {
+        let hint = format!("write a number and a unit: {}", units());
+        return Err((format!("`{text}` is no {}", Q::DIMENSION), hint));
+    };
+    let unit = text[end..].trim();
+    if unit.is_empty() {
+        let hint = format!("write a number and a unit: {}", units());
+        return Err((format!("`{text}` has no unit"), hint));
+    }
+    Q::parse(value, unit).ok_or_else(|| {
+        (
+            format!("`{unit}` is not a unit of {}", Q::DIMENSION),
+            format!("units that are: {}", units()),
+        )
+    })
+}
+
 macro_rules! quantity {
     ($(#[$doc:meta])* $name:ident, $dimension:literal, [$(($unit:literal, $factor:expr)),+ $(,)?]) => {
         $(#[$doc])*
@@ -352,6 +381,31 @@ mod tests {
         assert_eq!(BytesPerSecond::parse(50.0, "GB/s"), Some(BytesPerSecond(50e9)));
         assert_eq!(BytesPerSecond::parse(1.0, "GB"), None);
         assert_eq!(Bytes::parse(1.0, "GiB"), Some(Bytes(1_073_741_824.0)));
+    }
+
+    #[test]
+    fn quantities_are_read_with_their_exponents() {
+        let read = read_quantity::<BytesPerSecond>;
+        for (text, wanted) in [
+            ("50 GB/s", 50e9),
+            ("1e-3 B/s", 1e-3),
+            ("4E2Gb/s", 50e9),
+            (" 2.5e+1 GB/s ", 25e9),
+            ("0 GB/s", 0.0),
+        ] {
+            assert_eq!(read(text), Ok(BytesPerSecond(wanted)), "{text}");
+        }
+        for (text, wrong) in [
+            ("GB/s", "is no bandwidth"),
+            ("-1 GB/s", "is no bandwidth"),
+            ("1e999 GB/s", "is no bandwidth"),
+            ("50", "has no unit"),
+            ("1e B/s", "`e B/s` is not a unit"),
+            ("5 s", "`s` is not a unit of bandwidth"),
+        ] {
+            let message = read(text).unwrap_err().0;
+            assert!(message.contains(wrong), "{text}: {message}");
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ fn measured_collectives_in_the_fit() {
 #[test]
 fn measured_collectives_left_out_of_the_fit() {
     let Some((catalogue, all)) = tables(true) else { return };
-    let scores = leave_one_out(&catalogue, &all, &|case| !case.noisy);
+    let scores = leave_one_out(&catalogue, &all, &|case| !case.noisy, &|_, _, _| {});
     let one = summarise(&scores, false).unwrap();
     let many = summarise(&scores, true).unwrap();
     println!("one node {one:?}\nseveral nodes {many:?}");

@@ -78,6 +78,28 @@ fn ranks_that_share_links_by_chance() {
     assert!(lanes.is_some_and(|lanes| lanes <= 64), "{lanes:?}");
 }
 
+/// In order over an oversubscribed tree packets divide evenly, so ranks that lie alike stay alike: a
+/// lane per pipeline stage and no more, where the groups of leaves come out even.
+#[test]
+fn ranks_in_order_over_thin_links() {
+    let assignments = [
+        "model.shape.layers=16",
+        "cluster.nodes=104",
+        "cluster.fabric=hdr200-clos",
+        "training.global_batch=52",
+        "plan.tensor_parallel=8",
+        "plan.pipeline_parallel=4",
+        "plan.sharding=zero1",
+        "network.oversubscription=2",
+    ];
+    same_bytes(&assignments, 832);
+    let options = Options { stats: true, ..Options::default() };
+    let result = simulate_with(catalogue(), SMALL, &assignments, options);
+    let result = result.unwrap_or_else(|e| panic!("{e}"));
+    assert!(result.network.contention_seconds > 0.0);
+    assert_eq!(result.simulation.lanes, Some(4));
+}
+
 #[test]
 fn the_binary_prints_the_same_bytes_twice_and_unlumped() {
     let run = |extra: &[&str]| {

@@ -63,9 +63,9 @@ pub fn step_energy(
     }
 }
 
-/// Power of switches and optics that serve the nodes' cards in a full-bisection Clos of as many
-/// tiers as the number of ports asks for: `(2t - 1) N / R` switches of radix `R`, `2 t N` optical
-/// ends for `N` ports.
+/// Power of switches and optics where no graph says how many there are: those that serve the nodes'
+/// cards in a full-bisection Clos of as many tiers as the number of ports asks for: `(2t - 1) N / R`
+/// switches of radix `R`, `2 t N` optical ends for `N` ports.
 #[must_use]
 pub fn network_power(fabric: &Fabric, node: &Node, nodes: f64) -> Watts {
     if nodes <= 1.0 {

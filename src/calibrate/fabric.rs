@@ -105,6 +105,7 @@ pub fn calibrate(
                 measured: Some(timing.seconds),
                 assumed: Vec::new(),
                 scored: true,
+                not_scored: None,
                 noisy: false,
             });
         }

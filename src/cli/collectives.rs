@@ -10,6 +10,7 @@ use crate::calibrate::collectives::{fit, leave_one_out, score_with, write_catalo
 use crate::calibrate::{fabric, nccl_log};
 use crate::error::{Error, Result};
 use crate::hardware::Catalogue;
+use crate::output::write_file;
 use crate::units::BytesPerSecond;
 use crate::validate::collectives::rows::{read, read_vtrain};
 use crate::validate::collectives::score::{Case, Models, SystemScore, answer, cases, summarise};
@@ -28,7 +29,7 @@ pub struct ValidateCollectives {
     /// Writes one prediction per row.
     #[arg(long, value_name = "OUT.csv")]
     pub predictions: Option<PathBuf>,
-    /// Also refits the constants without each system in turn (takes about a minute).
+    /// Also refits the constants without each system in turn (minutes: one fit per system).
     #[arg(long)]
     pub leave_one_out: bool,
     /// Directory of vTrain's NCCL tables, added to the rows of a refit.
@@ -102,6 +103,16 @@ pub fn validate(
     table(out, &scores).map_err(io)?;
     totals(out, "all measured rows, 1 KiB to 8 GiB", &scores, None).map_err(io)?;
     totals(out, "without profiler medians below 1 MiB", &quiet, Some(TARGETS[0])).map_err(io)?;
+    writeln!(out).map_err(io)?;
+    let scored = all.iter().filter(|case| case.scored).count();
+    writeln!(out, "{} rows: {scored} scored", rows.len()).map_err(io)?;
+    let mut unscored: BTreeMap<&str, usize> = BTreeMap::new();
+    for reason in all.iter().filter_map(|case| case.not_scored) {
+        *unscored.entry(reason).or_default() += 1;
+    }
+    for (reason, count) in unscored {
+        writeln!(out, "  predicted, not scored: {count} rows: {reason}").map_err(io)?;
+    }
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     for (_, reason) in &refused {
         *reasons.entry(reason.clone()).or_default() += 1;
@@ -115,7 +126,18 @@ pub fn validate(
             rows.extend(read_vtrain(directory)?);
         }
         let (all, _) = cases(catalogue, &rows);
-        let scores: Vec<SystemScore> = leave_one_out(catalogue, &all, &|case| !case.noisy);
+        out.flush().map_err(io)?;
+        let started = std::time::Instant::now();
+        let progress = |system: &str, number: usize, count: usize| {
+            // Nothing can be done about a terminal that cannot be written to.
+            let _ = writeln!(
+                std::io::stderr(),
+                "fit {number} of {count}, without {system} ({:.0} s so far)",
+                started.elapsed().as_secs_f64()
+            );
+        };
+        let quiet = |case: &Case| !case.noisy;
+        let scores: Vec<SystemScore> = leave_one_out(catalogue, &all, &quiet, &progress);
         writeln!(out, "\nEach system predicted with constants fitted without it:\n").map_err(io)?;
         table(out, &scores).map_err(io)?;
         totals(out, "left out, without profiler medians below 1 MiB", &scores, Some(TARGETS[1]))
@@ -214,9 +236,7 @@ fn write_predictions(
     }
     let bytes =
         writer.into_inner().map_err(|e| Error::Internal(format!("predictions as CSV: {e}")))?;
-    let temporary = path.with_extension("csv.new");
-    std::fs::write(&temporary, bytes).map_err(|e| Error::io("write", &temporary, e))?;
-    std::fs::rename(&temporary, path).map_err(|e| Error::io("rename", path, e))
+    write_file(path, &bytes)
 }
 
 fn prediction_record(models: &Models, case: &Case, row: usize) -> [String; 8] {
@@ -316,9 +336,7 @@ pub fn calibrate_fabric(
     }
     match &args.out {
         Some(path) => {
-            let temporary = path.with_extension("toml.new");
-            std::fs::write(&temporary, &fit.file).map_err(|e| Error::io("write", &temporary, e))?;
-            std::fs::rename(&temporary, path).map_err(|e| Error::io("rename", path, e))?;
+            write_file(path, fit.file.as_bytes())?;
             writeln!(out, "{} timings fitted; wrote {}", fit.rows, path.display()).map_err(io)
         }
         None => writeln!(out, "\n{}", fit.file).map_err(io),

@@ -29,6 +29,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result, exit_code};
 use crate::hardware::Catalogue;
+pub(crate) use crate::output::write_file;
 
 /// Simulates LLM training clusters: step time, throughput, memory, energy, cost and CO2e.
 #[derive(Debug, Parser)]
@@ -77,7 +78,7 @@ enum TopoCommand {
     /// What a network is made of, and a drawing of it.
     Show(topo::TopoShow),
     /// The networks that can be asked for by name.
-    List,
+    List(topo::TopoList),
 }
 
 /// Fits.
@@ -139,7 +140,7 @@ pub fn main() -> ExitCode {
         Command::Trace(command) => command.run(&context, &mut out),
         Command::Validate(args) => validate::run_validate(&args, &context, &mut out),
         Command::Check(args) => check::run(&args, &context, &mut out),
-        Command::Topo(TopoCommand::List) => topo::list(&mut out),
+        Command::Topo(TopoCommand::List(args)) => topo::list(&args, &mut out),
         Command::Topo(TopoCommand::Show(args)) => {
             context.catalogue().and_then(|catalogue| topo::show(&args, &catalogue, &mut out))
         }
@@ -182,15 +183,6 @@ pub(crate) fn write_json<T: serde::Serialize>(out: &mut dyn Write, value: &T) ->
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::Internal(format!("cannot serialise: {e}")))?;
     writeln!(out, "{text}").map_err(stdout_error)
-}
-
-/// Writes a file under a temporary name and renames it, so that nobody ever sees half a file.
-pub(crate) fn write_file(path: &std::path::Path, contents: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    std::fs::write(&partial, contents).map_err(|e| Error::io("write", &partial, e))?;
-    std::fs::rename(&partial, path).map_err(|e| Error::io("rename to", path, e))
 }
 
 /// Refuses to write a file that is read.

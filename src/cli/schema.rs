@@ -8,6 +8,7 @@ use schemars::Schema;
 use crate::check::ChecksFile;
 use crate::error::{Error, Result};
 use crate::hardware::{Accelerator, Fabric, Grid, Node, PriceSheet, Stack};
+use crate::network::topology::explicit::TopologyFile;
 use crate::outcome::RunResult;
 use crate::scenario::Scenario;
 use crate::workload::ModelFile;
@@ -23,6 +24,8 @@ pub enum SchemaName {
     Result,
     /// Files of `trainyard check`.
     Checks,
+    /// Networks from files: `network.topology`, `trainyard topo show FILE`.
+    Topology,
     /// hw-models/accelerators.
     Accelerator,
     /// hw-models/nodes.
@@ -54,6 +57,7 @@ pub fn schema_of(name: SchemaName) -> Schema {
         SchemaName::Scenario => schemars::schema_for!(Scenario),
         SchemaName::Result => schemars::schema_for!(RunResult),
         SchemaName::Checks => schemars::schema_for!(ChecksFile),
+        SchemaName::Topology => schemars::schema_for!(TopologyFile),
         SchemaName::Accelerator => schemars::schema_for!(Accelerator),
         SchemaName::Node => schemars::schema_for!(Node),
         SchemaName::Fabric => schemars::schema_for!(Fabric),

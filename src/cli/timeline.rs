@@ -1,6 +1,5 @@
 //! `trainyard trace export` and `trainyard run --timeline`: files for trace viewers.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::RangeInclusive;
@@ -12,6 +11,7 @@ use flate2::write::GzEncoder;
 
 use crate::error::{Error, Result, nearest_names};
 use crate::outcome::{WhatIf, replayed_ranks};
+use crate::output::{check_target, partial};
 use crate::timeline::{Chrome, Format, Perfetto, Sink};
 use crate::trace::import::import;
 use crate::trace::model::RankTrace;
@@ -160,9 +160,8 @@ pub fn write_timeline_file(
     format: Format,
     write: impl FnOnce(&mut dyn Sink) -> Result<()>,
 ) -> Result<u64> {
-    let mut partial: OsString = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
+    check_target(path)?;
+    let partial = partial(path);
     let file = File::create(&partial).map_err(|e| Error::io("create", &partial, e))?;
     let mut file = BufWriter::with_capacity(256 << 10, file);
     let packed = path.extension().is_some_and(|extension| extension == "gz");

@@ -1,13 +1,14 @@
 //! `trainyard trace`: recorded traces in, findings out.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 
 use super::timeline::{ExportArgs, export};
 use crate::error::{Error, Result};
 use crate::outcome::replay_changed;
+use crate::output::write_file;
 use crate::trace::analysis::inspect;
 use crate::trace::format::{self, Compression};
 use crate::trace::header::HEADER_FILE;
@@ -137,7 +138,7 @@ impl TraceCommand {
                 let imported = import(&paths, strict)?;
                 if let Some(file) = edges {
                     refuse_overwriting(&file, &imported.files)?;
-                    write_file(&file, &super::trace_replay::edges(&imported.traces)?)?;
+                    write_file(&file, super::trace_replay::edges(&imported.traces)?.as_bytes())?;
                 }
                 let (mut all, mut without) = (Vec::new(), Vec::new());
                 for trace in imported.traces.traces() {
@@ -173,7 +174,7 @@ impl TraceCommand {
                 let report = inspect(&imported.traces);
                 if let Some(file) = html {
                     refuse_overwriting(&file, &imported.files)?;
-                    write_file(&file, &view::html(&report, &imported.traces))?;
+                    write_file(&file, view::html(&report, &imported.traces).as_bytes())?;
                 }
                 match format {
                     FormatArg::Json => {
@@ -200,13 +201,4 @@ fn print(out: &mut dyn Write, text: &str) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|e| Error::io("write", "standard output", e)),
     }
-}
-
-/// Writes a file under a temporary name and renames it.
-fn write_file(path: &Path, text: &str) -> Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".partial");
-    let temporary = PathBuf::from(temporary);
-    std::fs::write(&temporary, text).map_err(|e| Error::io("write", &temporary, e))?;
-    std::fs::rename(&temporary, path).map_err(|e| Error::io("rename", &temporary, e))
 }

@@ -46,7 +46,8 @@ pub struct ValidateArgs {
     /// rows without a time are predicted only.
     #[arg(long, value_name = "FILE.csv", conflicts_with_all = ["files", "scenario"])]
     collectives: Option<PathBuf>,
-    /// With --collectives: also refits the constants without each system in turn.
+    /// With --collectives: also refits the constants without each system in turn (minutes: one fit
+    /// per system; progress goes to standard error).
     #[arg(long, requires = "collectives")]
     leave_one_out: bool,
     /// With --collectives: directory of vTrain's NCCL tables, added to the rows of a refit.

@@ -1,7 +1,7 @@
 //! What the numbers of a catalogue entry have to satisfy beyond their types.
 
 use super::stack::Stack;
-use super::types::{Accelerator, Fabric, Node, Topology};
+use super::types::{Accelerator, Fabric, Node};
 
 /// A key and what is wrong with it.
 pub(super) type Problem = (&'static str, &'static str);
@@ -68,6 +68,17 @@ pub(super) fn node(item: &Node) -> Result<(), Problem> {
         let rate = link.measured.as_ref().unwrap_or(&link.bandwidth);
         above_zero([("scale_up.links", rate.value.0)])?;
     }
+    if let Some(copies) = &item.scale_up.copies {
+        if item.scale_up.links.is_empty() {
+            return Err(("scale_up.copies", "needs [[scale_up.links]], the links that differ"));
+        }
+        above_zero([
+            ("scale_up.copies.measured_at", copies.measured_at.value.0),
+            ("scale_up.copies.half_rate_at", copies.half_rate_at.value.0),
+            ("scale_up.copies.relayed", copies.relayed.value.0),
+            ("scale_up.copies.engine", copies.engine.value.0),
+        ])?;
+    }
     Ok(())
 }
 
@@ -80,7 +91,7 @@ pub(super) fn fabric(item: &Fabric) -> Result<(), Problem> {
     if item.switch.ports.value.0 < 2.0 {
         return Err(("switch.ports", "must be at least 2"));
     }
-    match (&item.wan, item.topology == Topology::TwoSites) {
+    match (&item.wan, item.topology.is.line) {
         (Some(wan), true) => above_zero([("wan.bandwidth", wan.bandwidth.value.0)])?,
         (None, true) => return Err(("topology", "needs [wan], the line between the sites")),
         (Some(_), false) => return Err(("wan", "needs topology = \"two_sites\"")),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::figure::{Figure, Source};
 use super::kernels::KernelModel;
+use crate::network::topology::generators::Arrangement;
 use crate::units::{
     Bytes, BytesPerSecond, Count, Dollars, DollarsPerHour, DollarsPerJoule, FlopsPerSecond,
     GramsCo2e, GramsCo2ePerJoule, Ratio, Seconds, Watts,
@@ -170,6 +171,23 @@ pub struct ScaleUp {
     /// Links that differ from each other, for point-to-point topologies.
     #[serde(default)]
     pub links: Vec<LinkClass>,
+    /// What single copies reach on such links.
+    pub copies: Option<Copies>,
+}
+
+/// What single copies between the devices of a node reach on links that differ.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Copies {
+    /// Size at which `measured` of the links was measured.
+    pub measured_at: Figure<Bytes>,
+    /// Bytes at which a copy by a kernel over the narrowest link reaches half of its long rate; wider
+    /// links need as many times more as they are wider.
+    pub half_rate_at: Figure<Bytes>,
+    /// Rate through another device, as part of that of the narrowest link on the way.
+    pub relayed: Figure<Ratio>,
+    /// Most that one copy by a copy (DMA) engine reaches on any route.
+    pub engine: Figure<BytesPerSecond>,
 }
 
 /// A class of point-to-point links inside a node.
@@ -196,22 +214,6 @@ pub struct Nic {
     pub bandwidth: Figure<BytesPerSecond>,
 }
 
-/// How the switches of a fabric are arranged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Topology {
-    /// Clos in which card `i` of every node of a group meets on leaf `i`.
-    RailOptimisedClos,
-    /// Rails without a spine that joins them.
-    RailOnly,
-    /// Clos without rails: all cards of a node on one leaf.
-    FatTree,
-    /// Groups of switches, all-to-all between groups.
-    Dragonfly,
-    /// Two rail-optimised Clos networks, each with half of the nodes, joined over a wide-area line.
-    TwoSites,
-}
-
 /// The network between nodes.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -224,7 +226,7 @@ pub struct Fabric {
     #[serde(default)]
     pub aliases: Vec<String>,
     /// Arrangement of the switches.
-    pub topology: Topology,
+    pub topology: Arrangement,
     /// Catalogue name of the way messages take over it.
     pub transport: String,
     /// Rate of one port, one direction. A node's card runs at the lower of the two.

@@ -7,10 +7,11 @@
 use super::collective::{
     self, Algorithm, LibraryModel, Links, Operation, Protocol, Request, TransportModel,
 };
+use super::routes::{Routes, TransferEngine};
 use super::sites::card_rate;
 use super::{CollectiveTime, CollectiveTimes, GroupPlace};
 use crate::error::Result;
-use crate::hardware::{CollectiveLibrary, DeviceLinks, Fabric, Node, Topology, Transport};
+use crate::hardware::{CollectiveLibrary, DeviceLinks, Fabric, Node, Transport};
 use crate::program::{Collective, CollectiveCall};
 use crate::units::{Bytes, BytesPerSecond, Seconds};
 
@@ -26,6 +27,8 @@ pub struct Choices {
     pub all_to_all: Option<Algorithm>,
     /// Protocol of all-reduces, all-gathers, reduce-scatters and broadcasts.
     pub protocol: Option<Protocol>,
+    /// What carries out sends and receives inside a node whose links differ.
+    pub transfer_engine: TransferEngine,
     /// In-switch reduction is off (`NCCL_NVLS_ENABLE=0`), although the node has it.
     pub no_in_switch: bool,
 }
@@ -39,6 +42,7 @@ pub struct Fitted<'a> {
     library: LibraryModel,
     transport: Option<TransportModel>,
     choices: Choices,
+    routes: Option<Routes>,
 }
 
 impl<'a> Fitted<'a> {
@@ -58,6 +62,7 @@ impl<'a> Fitted<'a> {
             library: LibraryModel::new(library),
             transport: transport.map(TransportModel::new),
             choices,
+            routes: Routes::new(node),
         }
     }
 
@@ -76,6 +81,9 @@ impl<'a> Fitted<'a> {
     /// it is reached is the library's.
     fn pair_rate(&self, place: &GroupPlace) -> Option<BytesPerSecond> {
         let wanted = place.pair?;
+        if let Some(routes) = &self.routes {
+            return routes.specified(wanted);
+        }
         let class = self
             .node
             .scale_up
@@ -104,7 +112,7 @@ impl<'a> Fitted<'a> {
 
     /// Traffic between rails has to change rails inside a domain: there is no spine.
     fn rails_only(&self) -> bool {
-        self.fabric.is_some_and(|fabric| fabric.topology == Topology::RailOnly)
+        self.fabric.is_some_and(|fabric| !fabric.topology.is.joins_rails)
     }
 }
 
@@ -143,7 +151,14 @@ impl CollectiveTimes for Fitted<'_> {
                     request.algorithm = Some(Algorithm::TwoHop);
                 }
             }
-            Operation::SendReceive => {}
+            Operation::SendReceive => {
+                let engine = self.choices.transfer_engine;
+                let rate = place
+                    .pair
+                    .zip(self.routes.as_ref())
+                    .and_then(|(pair, routes)| routes.rate(pair, Bytes(call.bytes as f64), engine));
+                request.routed = rate.map(|rate| Bytes(call.bytes as f64) / rate);
+            }
             Operation::AllReduce => {
                 request.algorithm = self.choices.all_reduce;
                 request.protocol = self.choices.protocol;
@@ -157,6 +172,8 @@ impl CollectiveTimes for Fitted<'_> {
         self.drop_impossible(&mut request);
         let prediction = collective::predict(&self.library, self.transport.as_ref(), &request)?;
         let mut time = prediction.time;
+        let by_engine =
+            request.routed.is_some() && self.choices.transfer_engine == TransferEngine::Copy;
         if operation == Operation::SendReceive && crosses && !place.aligned && self.rails_only() {
             time += Bytes(call.bytes as f64) / self.inside_rate(self.node.scale_up.domain);
         }
@@ -166,7 +183,7 @@ impl CollectiveTimes for Fitted<'_> {
             protocol: Some(prediction.protocol),
             scale_up_bytes: prediction.scale_up_bytes,
             scale_out_bytes: prediction.scale_out_bytes,
-            compute_units: prediction.compute_units,
+            compute_units: if by_engine { 0.0 } else { prediction.compute_units },
             memory_bytes: prediction.memory_bytes,
             extrapolated: prediction.extrapolated,
         })

@@ -12,15 +12,18 @@ use crate::hardware::{Fabric, Node};
 use crate::program::{Collective, CollectiveCall};
 use crate::units::{Bytes, BytesPerSecond, Seconds};
 
+use super::routes::{Routes, TransferEngine};
 use super::sites::card_rate;
 use super::{CollectiveTime, CollectiveTimes, GroupPlace};
 use crate::error::Result;
 
 /// The model for one kind of node on one fabric.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Levels<'a> {
     node: &'a Node,
     fabric: Option<&'a Fabric>,
+    routes: Option<Routes>,
+    engine: TransferEngine,
 }
 
 /// A level's latency per step and the bandwidth of one member.
@@ -34,8 +37,8 @@ struct Level {
 impl<'a> Levels<'a> {
     /// A model; `fabric` may be absent where everything is on one node.
     #[must_use]
-    pub fn new(node: &'a Node, fabric: Option<&'a Fabric>) -> Self {
-        Self { node, fabric }
+    pub fn new(node: &'a Node, fabric: Option<&'a Fabric>, engine: TransferEngine) -> Self {
+        Self { node, fabric, routes: Routes::new(node), engine }
     }
 
     fn inside(&self) -> Level {
@@ -69,6 +72,13 @@ impl<'a> Levels<'a> {
     fn pair(&self, bytes: Bytes, place: &GroupPlace) -> Seconds {
         if place.shape.nodes == 1 {
             let inside = self.inside();
+            let routed = place
+                .pair
+                .zip(self.routes.as_ref())
+                .and_then(|(pair, routes)| routes.rate(pair, bytes, self.engine));
+            if let Some(rate) = routed {
+                return inside.base + bytes / rate;
+            }
             let rate = self
                 .node
                 .scale_up

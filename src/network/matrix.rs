@@ -51,19 +51,17 @@ impl BandwidthMatrix {
                     rates.push(f64::INFINITY);
                     continue;
                 }
-                let rate: f64 =
-                    field.parse().ok().filter(|r: &f64| r.is_finite() && *r > 0.0).ok_or_else(
-                        || {
-                            error(
-                                index + 1,
-                                format!("column {}: `{field}` is no rate in GB/s", column + 1),
-                                Some(
-                                    "a pair that cannot communicate belongs on different clusters"
-                                        .into(),
-                                ),
-                            )
-                        },
-                    )?;
+                let rate: f64 = field
+                    .parse()
+                    .ok()
+                    .filter(|r: &f64| r.is_finite() && *r > 0.0)
+                    .ok_or_else(|| {
+                        error(
+                            index + 1,
+                            format!("column {}: `{field}` is no rate in GB/s", column + 1),
+                            Some("write a number above 0; only the diagonal is not read".into()),
+                        )
+                    })?;
                 rates.push(rate * 1e9);
             }
             rows += 1;

@@ -8,7 +8,7 @@
 //!   catalogue has no constants of.
 //!
 //! Around them: [`placement`] says which rank sits where, [`Sites`] what a group looks like from
-//! there, [`BandwidthMatrix`] what pairs of nodes were measured to reach; [`topology`] builds graphs of devices, cards and switches, routes over them and counts
+//! there, [`Routes`] what copies between devices of a node reach, [`BandwidthMatrix`] what pairs of nodes were measured to reach; [`topology`] builds graphs of devices, cards and switches, routes over them and counts
 //! them; [`flow`] shares links among transfers that overlap; [`variability`] makes links differ.
 
 pub mod collective;
@@ -18,15 +18,17 @@ pub mod flow;
 mod levels;
 mod matrix;
 pub mod placement;
+mod routes;
 mod sites;
 pub mod topology;
 pub mod variability;
 
 pub(crate) use contention::in_steps;
-pub use contention::{Crowd, Crowding, LinkLoad, Pattern, Traffic, WHOLE, Wires, fits};
+pub use contention::{Crowd, Crowding, LinkLoad, Pattern, Traffic, WHOLE, Wires};
 pub use fitted::{Choices, Fitted};
 pub use levels::Levels;
 pub use matrix::BandwidthMatrix;
+pub use routes::{Routes, TransferEngine};
 pub use sites::{GroupPlace, Sites};
 
 use crate::error::Result;

@@ -40,7 +40,9 @@ use std::collections::BTreeMap;
 use crate::account::{self, Activity};
 use crate::error::{Error, Result};
 use crate::hardware::{Catalogue, Kind, for_each_figure};
-use crate::network::topology::materials::count;
+use crate::network::topology::Topology as Graph;
+use crate::network::topology::generators::fabric_network;
+use crate::network::topology::materials::{UnitCosts, count};
 use crate::plan::Recompute;
 use crate::program::Program;
 use crate::replay::{self, Category, Iterations, Lumping, Outcome, Sweep};
@@ -207,10 +209,12 @@ fn assemble(
     let accounts = &scenario.account;
     let grid = setup.account.grid;
     let pue = accounts.pue.or(grid.map(|g| g.pue.value.0)).unwrap_or(1.0);
+    let (network_power, closed_form) = network_power(setup);
+    warnings.extend(closed_form);
     let energy = account::step_energy(
         (setup.accelerator, setup.power_cap()),
         setup.node,
-        network_power(setup),
+        network_power,
         setup.devices,
         step,
         &activity,
@@ -345,18 +349,31 @@ fn unsettled(found: Iterations, step: Nanos) -> Option<String> {
     })
 }
 
-/// Power of the switches and optics that serve the nodes in use.
-fn network_power(setup: &Setup<'_>) -> Watts {
-    let Some(fabric) = setup.fabric else { return Watts::ZERO };
+/// Power of the switches and optics that serve the nodes in use: of those of the network's graph,
+/// the part of the nodes in use. A fabric that no graph can be built of has nobody who communicates
+/// over it; its power is then a closed form's, and the second of the two says so.
+fn network_power(setup: &Setup<'_>) -> (Watts, Option<String>) {
+    let Some(fabric) = &setup.network.fabric else { return (Watts::ZERO, None) };
     let nodes = f64::from(setup.devices) / f64::from(setup.node.devices);
-    match &setup.network.topology {
-        Some(graph) => {
-            let parts = count(graph);
-            let all = fabric.switch.power.value * parts.total_switches() as f64
-                + fabric.transceiver.power.value * parts.transceivers as f64;
-            all * (nodes / graph.node_count().max(1) as f64)
-        }
-        None => account::network_power(fabric, setup.node, nodes),
+    let of_graph = |graph: &Graph| {
+        let all = count(graph).totals(&UnitCosts::of(fabric)).power;
+        all * (nodes / graph.node_count().max(1) as f64)
+    };
+    if let Some(graph) = &setup.network.topology {
+        return (of_graph(graph), None);
+    }
+    if nodes <= 1.0 {
+        return (Watts::ZERO, None);
+    }
+    match fabric_network(fabric, setup.node, setup.scenario.cluster.nodes, &[]) {
+        Ok(graph) => (of_graph(&graph), None),
+        Err(error) => (
+            account::network_power(fabric, setup.node, nodes),
+            Some(format!(
+                "power of the network from a closed form, not from its graph: {}",
+                error.to_string().lines().next().unwrap_or_default()
+            )),
+        ),
     }
 }
 

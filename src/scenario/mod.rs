@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::hardware::{AttentionKernel, Dispatch, Graphs};
+use crate::network::TransferEngine;
 use crate::network::collective::{Algorithm, Protocol};
 use crate::plan::{Axis, Recompute, Schedule};
 use crate::program::Precision;
@@ -146,6 +147,8 @@ pub struct NetworkTable {
     pub all_to_all: Option<Algorithm>,
     /// Protocol of collectives.
     pub protocol: Option<Protocol>,
+    /// What carries out sends and receives inside a node whose links differ (MI250X).
+    pub transfer_engine: Option<TransferEngine>,
     /// Large all-reduces are added up in the scale-up switch; as the node can if absent.
     pub in_switch_reduction: Option<bool>,
     /// Host-facing over spine-facing bandwidth of a leaf; that of the fabric if absent.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::hardware::{
-    Catalogue, CollectiveLibrary, DeviceLinks, Fabric, Node, ScaleUpKind, Stack, Topology,
-    Transport,
+    Catalogue, CollectiveLibrary, DeviceLinks, Fabric, Node, ScaleUpKind, Stack, Transport,
 };
 use crate::network::collective::Algorithm;
 use crate::network::placement::{Placement, Strategy};
+use crate::network::topology::generators::{Arrangement, fabric_fits};
 use crate::network::topology::{Topology as Graph, explicit};
-use crate::network::{BandwidthMatrix, Choices, fits};
+use crate::network::{BandwidthMatrix, Choices};
 
 use super::files::Files;
 use super::{LinkVariability, NetworkModel, NetworkTable, PlacementStrategy, Routing, Scenario};
@@ -70,6 +70,12 @@ pub(super) fn resolve<'a>(
     };
     check_effects(table, library.is_none(), fabric)?;
     check_files(table, fabric, devices <= node.scale_up.domain)?;
+    if table.transfer_engine.is_some() && node.scale_up.copies.is_none() {
+        return refuse(
+            "network.transfer_engine",
+            &format!("has no effect on {}, whose links between devices are alike", node.name),
+        );
+    }
     check_algorithms(table, library.map(|(library, _)| library), node, devices)?;
     let transport = match (&table.transport, fabric) {
         (Some(name), Some(_)) => {
@@ -90,17 +96,19 @@ pub(super) fn resolve<'a>(
     };
     if let (Some(_), Some(fabric)) = (&topology, &mut fabric) {
         // What the arrangement would have done is in the graph.
-        fabric.topology = Topology::RailOptimisedClos;
+        fabric.topology = Arrangement::of_files();
         fabric.oversubscription.value.0 = 1.0;
     } else if let Some(fabric) = fabric.as_ref().filter(|_| devices > node.scale_up.domain) {
         let hint = |error: Error| {
+            let error = error.to_string();
+            let why = error.strip_prefix("unsupported: ").unwrap_or(&error);
             Error::Unsupported(format!(
-                "{nodes} nodes do not fit on {}: {error}\n  help: use fewer nodes, or a fabric of \
+                "{nodes} nodes do not fit on {}: {why}\n  help: use fewer nodes, or a fabric of \
                  switches with more ports",
                 fabric.name
             ))
         };
-        fits(fabric, node, nodes).map_err(|e| ("cluster.fabric", hint(e)))?;
+        fabric_fits(fabric, node, nodes).map_err(|e| ("cluster.fabric", hint(e)))?;
     }
     let servers = topology.as_ref().map_or(nodes as usize, |graph| graph.node_count());
     let placement = match &table.placement_file {
@@ -131,6 +139,7 @@ pub(super) fn resolve<'a>(
         gather_scatter: table.gather_scatter,
         all_to_all: table.all_to_all,
         protocol: table.protocol,
+        transfer_engine: table.transfer_engine.unwrap_or_default(),
         no_in_switch: table.in_switch_reduction == Some(false),
     };
     Ok(Network { library, transport, choices, fabric, topology, matrix, placement })
@@ -237,10 +246,7 @@ fn check_effects(
             );
         }
         if let Some(fabric) = fabric
-            && matches!(
-                fabric.topology,
-                Topology::RailOnly | Topology::Dragonfly | Topology::TwoSites
-            )
+            && !fabric.topology.is.tapers
         {
             return refuse(
                 "network.oversubscription",

@@ -6,9 +6,7 @@
 //! `h100-sxm` without an alias of its own.
 
 use crate::error::{Error, nearest_names};
-use crate::hardware::{
-    Accelerator, Catalogue, CatalogueItem, Fabric, Node, Shelf, Stack, Topology,
-};
+use crate::hardware::{Accelerator, Catalogue, CatalogueItem, Fabric, Node, Shelf, Stack};
 
 use super::Reject;
 use super::row::RowSpec;
@@ -492,7 +490,8 @@ fn fabric<'a>(
         }
         let card = node.nic.bandwidth.value.0;
         let plain = |fabric: &Fabric| {
-            !matches!(fabric.topology, Topology::RailOnly | Topology::TwoSites)
+            fabric.topology.is.joins_rails
+                && !fabric.topology.is.line
                 && fabric.oversubscription.value.0 <= 1.0
         };
         let mut alike: Vec<&Fabric> = catalogue

@@ -37,18 +37,23 @@ pub fn score_with(
 }
 
 /// Leaves every system out of the fit in turn and scores those of its rows that `keep` admits
-/// with the rest's constants.
+/// with the rest's constants. A fit takes seconds to a minute; `progress` hears of each before it
+/// begins: the system, its number from 1, and how many there are.
 #[must_use]
 pub fn leave_one_out(
     catalogue: &Catalogue,
     cases: &[Case],
     keep: &dyn Fn(&Case) -> bool,
+    progress: &dyn Fn(&str, usize, usize),
 ) -> Vec<SystemScore> {
     let systems: BTreeSet<&str> =
         cases.iter().filter(|c| c.scored).map(|c| c.system.as_str()).collect();
+    let count = systems.len();
     let mut scores: Vec<SystemScore> = systems
         .into_iter()
-        .flat_map(|left_out| {
+        .enumerate()
+        .flat_map(|(number, left_out)| {
+            progress(left_out, number + 1, count);
             let rest: Vec<Case> =
                 cases.iter().filter(|case| case.system != left_out).cloned().collect();
             let fitted = fit(catalogue, &rest);

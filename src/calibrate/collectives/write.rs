@@ -8,6 +8,7 @@ use super::fit::{BRANCH_NAMES, BranchFit, Fitted};
 use crate::error::{Error, Result};
 use crate::hardware::{FitRecord, FitResidual};
 use crate::network::collective::{BranchModel, LibraryModel, TransportModel};
+use crate::output::write_file;
 use crate::validate::collectives::score::{Case, HarnessModel, quantile};
 
 /// Separates what is written by hand from what a fit writes.
@@ -153,9 +154,7 @@ fn replace(path: &Path, tail: &str) -> Result<()> {
         )));
     };
     let text = format!("{head}{MARK}{tail}");
-    let temporary = path.with_extension("toml.new");
-    std::fs::write(&temporary, text).map_err(|e| Error::io("write", &temporary, e))?;
-    std::fs::rename(&temporary, path).map_err(|e| Error::io("rename", path, e))
+    write_file(path, text.as_bytes())
 }
 
 /// Rewrites the fitted half of every file below `directory` (a `hw-models` tree) that the fit

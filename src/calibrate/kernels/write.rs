@@ -7,6 +7,7 @@ use super::attention::{AttentionFit, TRITON};
 use super::gemm::GemmFit;
 use crate::error::{Error, Result};
 use crate::hardware::{Accelerator, Curve, KernelFit};
+use crate::output::write_file;
 use crate::program::FusedAttention;
 use crate::timing::FlashModel;
 
@@ -206,8 +207,6 @@ pub fn write(directory: &Path, name: &str, tail: &str) -> Result<String> {
     let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
     let head = text.split_once(MARK).map_or(text.as_str(), |(head, _)| head);
     let text = format!("{}\n\n{MARK}{tail}", head.trim_end());
-    let temporary = path.with_extension("toml.new");
-    std::fs::write(&temporary, text).map_err(|e| Error::io("write", &temporary, e))?;
-    std::fs::rename(&temporary, &path).map_err(|e| Error::io("rename", &path, e))?;
+    write_file(&path, text.as_bytes())?;
     Ok(format!("accelerators/{name}.toml"))
 }

@@ -222,10 +222,21 @@ pub fn predict(
     let direct = matches!(algorithm, Algorithm::Direct | Algorithm::TwoHop);
     let wire_protocol = if direct && volume.chunk <= 16_384.0 { Protocol::Ll } else { protocol };
 
-    let mut latency = branch.latency(volume.steps_up, volume.chunk);
+    let routed = request
+        .routed
+        .filter(|_| request.operation == Operation::SendReceive && !crosses)
+        .map(Seconds::get);
+    let mut latency = match routed {
+        Some(_) => branch.base + volume.steps_up * branch.step,
+        None => branch.latency(volume.steps_up, volume.chunk),
+    };
     let up_rate = request.links.scale_up_bandwidth.get()
         * library.efficiency(&branch, protocol, request.links.scale_up);
-    let up_time = if volume.up > 0.0 { volume.up / up_rate } else { 0.0 };
+    let up_time = match routed {
+        Some(time) => time,
+        None if volume.up > 0.0 => volume.up / up_rate,
+        None => 0.0,
+    };
     let mut net_time = 0.0;
     if let Some(transport) = transport.filter(|_| crosses) {
         latency += transport.base

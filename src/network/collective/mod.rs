@@ -332,6 +332,9 @@ pub struct Request {
     pub fanout: Option<Fanout>,
     /// What the paths between its nodes add to latency.
     pub path: PathLatency,
+    /// Time of a pair's message inside a node by the route that it takes, where that is known: it
+    /// has the reached rate and the filling of the pipeline in it.
+    pub routed: Option<Seconds>,
 }
 
 impl Request {
@@ -349,6 +352,7 @@ impl Request {
             compression: None,
             fanout: None,
             path: PathLatency::default(),
+            routed: None,
         }
     }
 }

@@ -11,6 +11,10 @@ use super::{Traffic, Wires};
 /// Loads are told apart in steps of this part of a link.
 const STEP: f64 = 1.0 / 16.0;
 
+/// Largest load that is told apart, in steps: a link asked for 65,536 times over. A link from a file
+/// may be thinner still.
+const MOST: f64 = 1_048_576.0;
+
 /// Loads of the families on the links between switches, as parts of their capacity.
 #[derive(Clone, Debug)]
 pub struct Crowd {
@@ -92,7 +96,8 @@ impl Crowd {
         let Some((_, link)) = worst else { return Crowding::default() };
         let load = |loads: &Vec<f64>| {
             let load = loads.get(link as usize).copied().unwrap_or_default();
-            (load / STEP).round() as u32
+            // The last bits of a sum do not decide between two steps.
+            (load / STEP + 1e-9).round().min(MOST) as u32
         };
         let others = self
             .families

@@ -20,17 +20,13 @@ pub(super) use self::traffic::flows;
 use super::Sites;
 use super::collective::PathLatency;
 use super::flow::{self, coflow};
-use super::topology::generators::{SWITCH_LATENCY, clos, dragonfly, rail_only, two_sites};
+use super::topology::generators::{SWITCH_LATENCY, fabric_network};
 use super::topology::routing::Router;
 use super::topology::{NodeKind, Topology};
 use super::variability::Variability;
 use crate::error::Result;
-use crate::hardware::{Fabric, Node, Topology as Arrangement};
+use crate::hardware::{Fabric, Node};
 use crate::units::{BytesPerSecond, Seconds};
-
-/// Paths over which packets of one flow are spread where routing is adaptive: enough that the
-/// share of any one link is within a few percent of even.
-const SPREAD: u64 = 16;
 
 /// Latency of a path that the constants of transports include: two links, below a common leaf.
 const INCLUDED_LATENCY: Seconds = Seconds(2.0 * SWITCH_LATENCY);
@@ -81,79 +77,6 @@ pub struct LinkLoad {
     pub capacity: f64,
 }
 
-/// The generator of a fabric's graph, with its parameters.
-enum Generator {
-    Clos(clos::Parameters),
-    RailOnly(rail_only::Parameters),
-    Dragonfly(dragonfly::Parameters),
-    TwoSites(two_sites::Parameters),
-}
-
-impl Generator {
-    fn new(fabric: &Fabric, node: &Node, nodes: u32) -> Self {
-        let rate = fabric.link_bandwidth.value.min(node.nic.bandwidth.value).get();
-        let radix = fabric.switch.ports.value.0 as u32;
-        match fabric.topology {
-            Arrangement::RailOptimisedClos | Arrangement::FatTree => Self::Clos(clos::Parameters {
-                cards: nodes.saturating_mul(node.nic.count),
-                cards_per_node: node.nic.count,
-                radix,
-                port_rate: rate,
-                tiers: None,
-                oversubscription: fabric.oversubscription.value.0.max(1.0),
-                rails: fabric.topology == Arrangement::RailOptimisedClos,
-                cards_per_leaf: None,
-            }),
-            Arrangement::RailOnly => Self::RailOnly(rail_only::Parameters {
-                devices: nodes.saturating_mul(node.devices),
-                domain: node.scale_up.domain,
-                radix,
-                port_rate: rate,
-                domain_rate: node.scale_up.bandwidth.value.get(),
-            }),
-            Arrangement::Dragonfly => Self::Dragonfly(dragonfly::Parameters {
-                cards_per_node: node.nic.count,
-                port_rate: rate,
-                ..dragonfly::Parameters::slingshot(nodes)
-            }),
-            Arrangement::TwoSites => Self::TwoSites(two_sites::Parameters {
-                nodes: [nodes.div_ceil(2), nodes / 2],
-                cards_per_node: node.nic.count,
-                radix,
-                port_rate: rate,
-                // The catalogue has no two sites without a line.
-                wan_rate: fabric.wan.as_ref().map_or(0.0, |line| line.bandwidth.value.get()),
-                wan_latency: fabric.wan.as_ref().map_or(0.0, |line| line.latency.value.get()),
-            }),
-        }
-    }
-}
-
-/// Whether a fabric can hold so many nodes, without building its graph.
-///
-/// # Errors
-/// Its switches have too few ports, or its parts cannot be filled.
-pub fn fits(fabric: &Fabric, node: &Node, nodes: u32) -> Result<()> {
-    match Generator::new(fabric, node, nodes) {
-        Generator::Clos(p) => clos::fits(&p),
-        Generator::RailOnly(p) => rail_only::fits(&p),
-        Generator::Dragonfly(p) => dragonfly::fits(&p),
-        Generator::TwoSites(p) => two_sites::fits(&p),
-    }
-}
-
-/// Builds the fabric's graph for so many nodes.
-fn build(fabric: &Fabric, node: &Node, nodes: u32) -> Result<Topology> {
-    let topology = match Generator::new(fabric, node, nodes) {
-        Generator::Clos(p) => clos::build(&p)?,
-        Generator::RailOnly(p) => rail_only::build(&p)?,
-        Generator::Dragonfly(p) => dragonfly::build(&p)?,
-        Generator::TwoSites(p) => two_sites::build(&p)?,
-    };
-    topology.check()?;
-    Ok(topology)
-}
-
 impl Wires {
     /// The graph of a fabric with `nodes` nodes.
     ///
@@ -166,13 +89,10 @@ impl Wires {
         hashed: bool,
         (variability, seed): (&Variability, u64),
     ) -> Result<Self> {
-        let mut topology = build(fabric, node, nodes)?;
-        if fabric.topology == Arrangement::RailOnly {
-            topology.endpoints_per_node = node.devices;
-        }
+        let topology = fabric_network(fabric, node, nodes, &[])?;
         let wires = Self::over(topology, fabric, node, hashed, (variability, seed));
         // Where paths are alike, what transports were fitted with stands for all of them.
-        Ok(Self { own_latencies: fabric.topology == Arrangement::TwoSites, ..wires })
+        Ok(Self { own_latencies: fabric.topology.is.line, ..wires })
     }
 
     /// The places of a node's devices on a network that is there already, whose paths have the
@@ -258,49 +178,60 @@ impl Wires {
         groups: impl Iterator<Item = &'g [u32]>,
         pattern: Pattern,
     ) -> Result<Traffic> {
-        let paths = if self.hashed { 1 } else { SPREAD };
         let mut traffic = Traffic::default();
-        let mut uses: Vec<(u32, f64)> = Vec::new();
+        // What the group at hand puts on each directed link, and on which ones.
+        let mut sums = vec![0.0_f64; self.topology.graph.edge_count() * 2];
+        let mut used: Vec<u32> = Vec::new();
         for group in groups {
-            uses.clear();
             let (mut sum, mut count, mut longest) = (0.0, 0_u32, 0.0_f64);
             for (from, to, weight) in flows(sites, group, pattern) {
                 for (a, b) in self.ends(from).iter().zip(self.ends(to)) {
                     if a == b {
                         continue;
                     }
-                    let mut latency = 0.0_f64;
-                    for label in 0..paths {
-                        let route = router.route(*a, *b, label)?;
-                        if self.own_latencies {
-                            latency = latency.max(route.latency(&self.topology).get());
-                        }
-                        let part = weight / paths as f64 / self.per_device as f64;
-                        uses.extend(route.hops.iter().map(|hop| (hop.index() as u32, part)));
+                    let (links, mut latency) = self.paths(router, *a, *b)?;
+                    if !self.own_latencies {
+                        latency = Seconds::ZERO;
                     }
-                    let beyond = (latency - INCLUDED_LATENCY.get()).max(0.0);
+                    for (link, part) in links {
+                        let sum = &mut sums[link as usize];
+                        if *sum == 0.0 {
+                            used.push(link);
+                        }
+                        *sum += part * weight / self.per_device as f64;
+                    }
+                    let beyond = (latency.get() - INCLUDED_LATENCY.get()).max(0.0);
                     sum += beyond;
                     count += 1;
                     longest = longest.max(beyond);
                 }
             }
-            // A stable sort keeps the order of flows, and with it the sums' last bits.
-            uses.sort_by_key(|(link, _)| *link);
-            let mut merged: Vec<(u32, f64)> = Vec::new();
-            for (link, weight) in &uses {
-                match merged.last_mut().filter(|(last, _)| last == link) {
-                    Some((_, sum)) => *sum += weight,
-                    None => merged.push((*link, *weight)),
-                }
-            }
-            merged.shrink_to_fit();
-            traffic.uses.push(merged);
+            used.sort_unstable();
+            let of_link = |link: u32| (link, std::mem::take(&mut sums[link as usize]));
+            traffic.uses.push(used.drain(..).map(of_link).collect());
             traffic.paths.push(PathLatency {
                 mean: Seconds(sum / f64::from(count.max(1))).to_nanos(),
                 longest: Seconds(longest).to_nanos(),
             });
         }
         Ok(traffic)
+    }
+
+    /// Directed links of a flow between two endpoints with the part that crosses them, and the
+    /// latency of the longest way.
+    fn paths(
+        &self,
+        router: &mut Router<'_>,
+        from: NodeIndex<u32>,
+        to: NodeIndex<u32>,
+    ) -> Result<(Vec<(u32, f64)>, Seconds)> {
+        if self.hashed {
+            let route = router.route(from, to, 0)?;
+            let latency = route.latency(&self.topology);
+            return Ok((route.hops.iter().map(|hop| (hop.index() as u32, 1.0)).collect(), latency));
+        }
+        let spread = router.spread(from, to)?;
+        Ok((spread.uses, spread.latency))
     }
 
     /// Millionths of what its devices can send that each group gets while all of them communicate.
@@ -399,9 +330,8 @@ mod tests {
 
     #[test]
     fn full_bisection_with_spreading_is_private() {
-        // Sixteen paths are drawn at random, so a link may carry a few percent more than its part;
-        // a ring over 128 nodes has only four edges that leave a leaf.
-        assert!(shares(1.0, false, Strategy::Block).iter().all(|s| *s >= 0.95));
+        // Packets divide evenly, so no link carries more than its part.
+        assert!(shares(1.0, false, Strategy::Block).iter().all(|s| *s == 1.0));
     }
 
     #[test]

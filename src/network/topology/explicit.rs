@@ -23,23 +23,35 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Link, LinkKind, NodeKind, Topology};
 use crate::error::{Error, Result, nearest_names};
 use crate::input::Document;
-use crate::units::{BytesPerSecond, Quantity, Seconds};
+use crate::units::{BytesPerSecond, Quantity, Seconds, read_quantity};
 
-#[derive(Deserialize)]
+/// A network between servers (or inside one), for `network.topology` of scenarios and
+/// `trainyard topo show FILE`: nodes and links by name.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct File {
+pub struct TopologyFile {
+    /// What it is called.
     name: String,
+    /// Endpoints (devices, or cards where there are no devices) of a server; they fill servers in
+    /// the order of the file.
     #[serde(default = "one")]
+    #[schemars(range(min = 1))]
     endpoints_per_node: u32,
+    /// Ports of every switch; no limit where absent.
     switch_ports: Option<u32>,
+    /// Names of the servers for placements, in the order of the endpoints; `node-0` and so on where
+    /// absent.
     #[serde(default)]
     servers: Vec<String>,
+    /// Devices, cards, switches. Ranks are the devices in this order, or the cards.
     nodes: Vec<NodeEntry>,
+    /// What joins them.
     #[serde(default)]
     links: Vec<LinkEntry>,
 }
@@ -48,70 +60,77 @@ fn one() -> u32 {
     1
 }
 
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum NodeWord {
+    /// An accelerator.
     Device,
+    /// A host bridge or PCI Express switch.
     Host,
+    /// A network card.
     Nic,
+    /// A switch of a scale-up domain.
     ScaleUpSwitch,
+    /// A switch next to the cards.
     Leaf,
+    /// A switch of the second tier.
     Spine,
+    /// A switch of the third tier.
     Core,
+    /// A router at the edge of a data centre.
     Router,
 }
 
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum LinkWord {
+    /// Traces or a cable cartridge inside a rack.
     Backplane,
+    /// Passive copper.
     Copper,
+    /// Fibre with a transceiver at each end of each cable.
     Optical,
+    /// A leased line.
     Wan,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct NodeEntry {
+    /// Name that links use; no two nodes share one.
     name: String,
+    /// What it is.
     kind: NodeWord,
+    /// Server, rail or pod it belongs to, for drawings.
     #[serde(default)]
     group: u32,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct LinkEntry {
+    /// The names of its two ends.
     between: [String; 2],
+    /// Rate of all its cables together, one direction, with its unit: `50 GB/s`, `400 Gb/s`.
+    #[schemars(regex(pattern = r"^[0-9.eE+-]+ *[A-Za-z]+/s$"))]
     bandwidth: String,
+    /// Time from one end to the other, and through the node behind it, with its unit: `0.5 us`.
+    #[schemars(regex(pattern = r"^[0-9.eE+-]+ *[a-z]+$"))]
     latency: String,
+    /// What it is made of.
     kind: LinkWord,
+    /// Cables it stands for; one where absent.
+    #[schemars(range(min = 1))]
     cables: Option<u16>,
 }
 
+/// Slowest link, bytes per second: over a slower one, times of steps leave the range of whole
+/// nanoseconds.
+const SLOWEST: f64 = 1e6;
+
 /// A quantity written as a number and a unit: `50 GB/s`.
 fn quantity<Q: Quantity>(document: &Document, key: &str, text: &str) -> Result<Q> {
-    let units = || Q::UNITS.iter().map(|(unit, _)| *unit).collect::<Vec<_>>().join(", ");
-    let text = text.trim();
-    let split = text.find(|c: char| c.is_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let value: f64 = number.trim().parse().map_err(|_| {
-        document.error_at(
-            key,
-            &format!("`{text}` is no {}", Q::DIMENSION),
-            Some(format!("write a number and a unit: {}", units())),
-        )
-    })?;
-    if !(value.is_finite() && value >= 0.0) {
-        return Err(document.error_at(key, &format!("`{text}` is no {}", Q::DIMENSION), None));
-    }
-    Q::parse(value, unit.trim()).ok_or_else(|| {
-        document.error_at(
-            key,
-            &format!("`{}` is not a unit of {}", unit.trim(), Q::DIMENSION),
-            Some(format!("units that are: {}", units())),
-        )
-    })
+    read_quantity(text).map_err(|(message, hint)| document.error_at(key, &message, Some(hint)))
 }
 
 /// Reads a network.
@@ -121,7 +140,7 @@ fn quantity<Q: Quantity>(document: &Document, key: &str, text: &str) -> Result<Q
 /// bandwidth, a switch has more cables than ports, or two endpoints are not connected; the message
 /// has the place in the file where there is one.
 pub fn read(document: &Document) -> Result<Topology> {
-    let file: File = document.decode()?;
+    let file: TopologyFile = document.decode()?;
     let mut topology = Topology::new(file.name, file.nodes.len(), file.links.len());
     if file.endpoints_per_node == 0 {
         return Err(document.error_at("endpoints_per_node", "must be at least 1", None));
@@ -181,6 +200,13 @@ pub fn read(document: &Document) -> Result<Topology> {
                 &key,
                 "a link without bandwidth carries nothing",
                 Some("remove the link, or give its rate".into()),
+            ));
+        }
+        if capacity.get() < SLOWEST {
+            return Err(document.error_at(
+                &key,
+                &format!("`{}` is too slow to train over", entry.bandwidth),
+                Some("a link has at least 1 MB/s".into()),
             ));
         }
         let latency: Seconds = quantity(document, &format!("links[{i}].latency"), &entry.latency)?;
@@ -279,6 +305,9 @@ kind = "optical"
         let t = parse(GOOD).unwrap();
         assert_eq!((t.endpoints.len(), t.graph.edge_count()), (2, 2));
         assert_eq!(t.name(t.endpoints[1]), "b");
+        let same = parse(&GOOD.replace("50 GB/s", "5e10 B/s")).unwrap();
+        let rate = |t: &Topology| t.graph.edge_weights().last().map(|link| link.capacity);
+        assert_eq!(rate(&t), rate(&same));
     }
 
     #[test]
@@ -289,6 +318,10 @@ kind = "optical"
         assert!(m.contains("without bandwidth") && m.contains("net.toml:20"), "{m}");
         let m = message("50 GB/s", "50 GB");
         assert!(m.contains("not a unit of bandwidth"), "{m}");
+        let m = message("50 GB/s", "0e9 GB/s");
+        assert!(m.contains("without bandwidth"), "{m}");
+        let m = message("50 GB/s", "1e-3 B/s");
+        assert!(m.contains("too slow") && m.contains("net.toml:20"), "{m}");
         let m = message("between = [\"b\", \"leaf0\"]", "between = [\"b\", \"b\"]");
         assert!(m.contains("to itself"), "{m}");
         let m = message("switch_ports = 2", "switch_ports = 1");

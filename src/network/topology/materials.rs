@@ -34,34 +34,45 @@ impl Materials {
 /// Unit prices and powers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UnitCosts {
-    /// One switch.
-    pub switch_price: Dollars,
+    /// One switch; `None` where it is not known.
+    pub switch_price: Option<Dollars>,
     /// One switch in training.
     pub switch_power: Watts,
-    /// One optical module.
-    pub transceiver_price: Dollars,
+    /// One optical module; `None` where it is not known.
+    pub transceiver_price: Option<Dollars>,
     /// One optical module.
     pub transceiver_power: Watts,
 }
 
 impl UnitCosts {
-    /// Those of a catalogue fabric; a price the catalogue does not have is `None`.
+    /// Those of a catalogue fabric.
     #[must_use]
-    pub fn of(fabric: &Fabric) -> Option<Self> {
-        Some(Self {
-            switch_price: fabric.switch.price.as_ref()?.value,
+    pub fn of(fabric: &Fabric) -> Self {
+        Self {
+            switch_price: fabric.switch.price.as_ref().map(|price| price.value),
             switch_power: fabric.switch.power.value,
-            transceiver_price: fabric.transceiver.price.as_ref()?.value,
+            transceiver_price: fabric.transceiver.price.as_ref().map(|price| price.value),
             transceiver_power: fabric.transceiver.power.value,
-        })
+        }
+    }
+
+    /// What has no price here.
+    #[must_use]
+    pub fn unpriced(&self) -> Vec<&'static str> {
+        let parts = [
+            ("a switch", self.switch_price.is_none()),
+            ("a transceiver", self.transceiver_price.is_none()),
+        ];
+        parts.into_iter().filter(|(_, missing)| *missing).map(|(part, _)| part).collect()
     }
 }
 
-/// Price and power of the counted parts of the scale-out network.
+/// Price and power of the counted parts of the scale-out network. Cables have no price of their own:
+/// sources quote them together with the modules at their ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Totals {
-    /// Switches and optical modules.
-    pub price: Dollars,
+    /// Switches and optical modules; `None` where a price of what there is is not known.
+    pub price: Option<Dollars>,
     /// Switches and optical modules.
     pub power: Watts,
 }
@@ -95,7 +106,12 @@ impl Materials {
     pub fn totals(&self, unit: &UnitCosts) -> Totals {
         let (switches, modules) = (self.total_switches() as f64, self.transceivers as f64);
         Totals {
-            price: unit.switch_price * switches + unit.transceiver_price * modules,
+            price: match (unit.switch_price, unit.transceiver_price) {
+                (Some(switch), Some(module)) => Some(switch * switches + module * modules),
+                (Some(switch), None) if self.transceivers == 0 => Some(switch * switches),
+                (None, Some(module)) if switches == 0.0 => Some(module * modules),
+                _ => None,
+            },
             power: unit.switch_power * switches + unit.transceiver_power * modules,
         }
     }

@@ -6,10 +6,16 @@
 //! node stays on one leaf, and a message for another card index is first handed over inside the
 //! node ([`Route::rail_local`], what NCCL calls PXN).
 //!
+//! Where packets are spread instead, a flow divides at every node over the cables that lead closer,
+//! evenly ([`Router::spread`]): the mean of what a hash draws, without its noise, so that what lies
+//! alike is loaded alike.
+//!
 //! Distances are found by a breadth-first search from the destination and kept, so that many flows
 //! to one destination cost one search.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use petgraph::graph::{EdgeIndex, NodeIndex};
 use petgraph::visit::EdgeRef;
@@ -75,7 +81,25 @@ impl Route {
 pub struct Router<'a> {
     topology: &'a Topology,
     distances: BTreeMap<u32, Vec<u16>>,
+    /// Spreads between switches, and how many links they name together.
+    spreads: BTreeMap<(u32, u32), Rc<Spread>>,
+    kept: usize,
 }
+
+/// A flow over all of its shortest paths.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Spread {
+    /// Directed links ([`Hop::index`]) with the part of the flow that crosses them, ascending.
+    pub uses: Vec<(u32, f64)>,
+    /// Of the longest path, all its links together.
+    pub latency: Seconds,
+}
+
+/// Links of spreads that are kept: tens of megabytes.
+const MOST_KEPT: usize = 1 << 22;
+
+/// A link of a node: edge, the node at its other end, cables.
+type Step = (EdgeIndex<u32>, NodeIndex<u32>, u16);
 
 /// A 64-bit mixer (splitmix64's finaliser, Steele et al. 2014): a deterministic stand-in for a
 /// switch's ECMP hash.
@@ -85,11 +109,50 @@ fn mix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
+fn connected(
+    topology: &Topology,
+    distance: &[u16],
+    from: NodeIndex<u32>,
+    to: NodeIndex<u32>,
+) -> Result<()> {
+    if distance.get(from.index()).is_none_or(|d| *d == u16::MAX) {
+        return Err(Error::Unsupported(format!(
+            "{}: {} and {} are not connected",
+            topology.title,
+            topology.name(from),
+            topology.name(to)
+        )));
+    }
+    Ok(())
+}
+
+/// Links of a node that lead closer to a destination by the distances to it, or to the switch before
+/// it. In index order, so that a choice does not depend on adjacency order.
+fn closer(
+    topology: &Topology,
+    distance: &[u16],
+    at: NodeIndex<u32>,
+    to: NodeIndex<u32>,
+) -> Vec<Step> {
+    let wanted = distance[at.index()].checked_sub(1);
+    let mut steps: Vec<Step> = topology
+        .graph
+        .edges(at)
+        .filter(|e| match wanted {
+            Some(wanted) => distance[e.target().index()] == wanted,
+            None => e.target() == to,
+        })
+        .map(|e| (e.id(), e.target(), e.weight().cables))
+        .collect();
+    steps.sort_by_key(|(id, _, _)| id.index());
+    steps
+}
+
 impl<'a> Router<'a> {
     /// A router over a network.
     #[must_use]
     pub fn new(topology: &'a Topology) -> Self {
-        Self { topology, distances: BTreeMap::new() }
+        Self { topology, distances: BTreeMap::new(), spreads: BTreeMap::new(), kept: 0 }
     }
 
     fn distances(&mut self, to: NodeIndex<u32>) -> &[u16] {
@@ -127,40 +190,21 @@ impl<'a> Router<'a> {
         // Every path to a card ends at its switch, so that one search serves all cards there.
         let via = self.only_neighbour(to).filter(|_| from != to).unwrap_or(to);
         let distance = self.distances(via);
-        if distance.get(from.index()).is_none_or(|d| *d == u16::MAX) {
-            return Err(Error::Unsupported(format!(
-                "{}: {} and {} are not connected",
-                topology.title,
-                topology.name(from),
-                topology.name(to)
-            )));
-        }
+        connected(topology, distance, from, to)?;
         let mut hops = Vec::with_capacity(usize::from(distance[from.index()]));
         let mut at = from;
         let flow = mix(mix(from.index() as u64) ^ mix((to.index() as u64) << 32) ^ label);
         while at != to {
-            let closer = distance[at.index()].checked_sub(1);
-            // Edges in index order, so that the choice does not depend on adjacency order; by
-            // capacity first, as switches hash over the members of a trunk.
-            let mut candidates: Vec<_> = topology
-                .graph
-                .edges(at)
-                .filter(|e| match closer {
-                    Some(closer) => distance[e.target().index()] == closer,
-                    None => e.target() == to,
-                })
-                .map(|e| (e.id(), e.target(), u64::from(e.weight().cables)))
-                .collect();
-            candidates.sort_by_key(|(id, _, _)| id.index());
-            let members: u64 = candidates.iter().map(|(_, _, cables)| cables).sum();
+            let candidates = closer(topology, distance, at, to);
+            let members: u64 = candidates.iter().map(|(_, _, cables)| u64::from(*cables)).sum();
             let mut pick = mix(flow ^ mix(at.index() as u64)) % members.max(1);
             let mut next = None;
             for (id, target, cables) in candidates {
-                if pick < cables {
+                if pick < u64::from(cables) {
                     next = Some((id, target));
                     break;
                 }
-                pick -= cables;
+                pick -= u64::from(cables);
             }
             let Some((link, target)) = next else {
                 return Err(Error::Internal("a node on a shortest path has no next hop".into()));
@@ -170,5 +214,76 @@ impl<'a> Router<'a> {
             at = target;
         }
         Ok(Route { hops })
+    }
+
+    /// A flow between two nodes over all shortest paths: at every node it divides evenly over the
+    /// cables that lead closer.
+    ///
+    /// # Errors
+    /// The two are not connected.
+    pub fn spread(&mut self, from: NodeIndex<u32>, to: NodeIndex<u32>) -> Result<Spread> {
+        // Between cards, only the ends differ from what all cards of the two switches have.
+        let (Some(near), Some(far)) = (self.only_neighbour(from), self.only_neighbour(to)) else {
+            return self.divide(from, to);
+        };
+        if from == to || near == to || far == from {
+            return self.divide(from, to);
+        }
+        let (first, last) = (self.divide(from, near)?, self.divide(far, to)?);
+        let mut uses = first.uses;
+        let mut latency = first.latency + last.latency;
+        if near != far {
+            let key = (near.index() as u32, far.index() as u32);
+            let between = match self.spreads.get(&key) {
+                Some(known) => Rc::clone(known),
+                None => {
+                    let found = Rc::new(self.divide(near, far)?);
+                    if self.kept > MOST_KEPT {
+                        self.spreads.clear();
+                        self.kept = 0;
+                    }
+                    self.kept += found.uses.len();
+                    self.spreads.insert(key, Rc::clone(&found));
+                    found
+                }
+            };
+            uses.extend_from_slice(&between.uses);
+            latency += between.latency;
+        }
+        uses.extend(last.uses);
+        uses.sort_unstable_by_key(|(link, _)| *link);
+        Ok(Spread { uses, latency })
+    }
+
+    fn divide(&mut self, from: NodeIndex<u32>, to: NodeIndex<u32>) -> Result<Spread> {
+        let topology = self.topology;
+        let via = self.only_neighbour(to).filter(|_| from != to).unwrap_or(to);
+        let distance = self.distances(via);
+        connected(topology, distance, from, to)?;
+        let mut uses = Vec::new();
+        // Part of the flow and longest way so far, of the nodes that it has reached, the farthest
+        // first: all that arrives at a node has arrived when it is its turn. `to` comes after `via`.
+        let rank = |node: NodeIndex<u32>| {
+            let beyond = if node == to { 0 } else { u32::from(distance[node.index()]) + 1 };
+            (Reverse(beyond), node)
+        };
+        let mut reached = BTreeMap::from([(rank(from), (1.0_f64, 0.0_f64))]);
+        while let Some(((_, at), (part, latency))) = reached.pop_first() {
+            if at == to {
+                uses.sort_unstable_by_key(|(link, _)| *link);
+                return Ok(Spread { uses, latency: Seconds(latency) });
+            }
+            let steps = closer(topology, distance, at, to);
+            let cables: f64 = steps.iter().map(|(_, _, cables)| f64::from(*cables)).sum();
+            for (link, target, members) in steps {
+                let share = part * (f64::from(members) / cables);
+                let forward = topology.graph.edge_endpoints(link).is_some_and(|(a, _)| a == at);
+                uses.push((Hop { link, forward }.index() as u32, share));
+                let way = latency + topology.graph[link].latency.get();
+                let there = reached.entry(rank(target)).or_insert((0.0, 0.0));
+                *there = (there.0 + share, there.1.max(way));
+            }
+        }
+        Err(Error::Internal("a flow that is spread does not arrive".into()))
     }
 }

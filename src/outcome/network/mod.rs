@@ -6,7 +6,6 @@ mod sharing;
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::hardware::Topology;
 use crate::network::{
     CollectiveTime, CollectiveTimes, Crowding, Fitted, GroupPlace, Levels, Sites, Traffic, WHOLE,
 };
@@ -125,7 +124,11 @@ fn model<'a>(setup: &'a Setup<'_>) -> Box<dyn CollectiveTimes + 'a> {
             network.transport,
             network.choices,
         )),
-        None => Box::new(Levels::new(setup.node, network.fabric.as_ref())),
+        None => Box::new(Levels::new(
+            setup.node,
+            network.fabric.as_ref(),
+            network.choices.transfer_engine,
+        )),
     }
 }
 
@@ -140,11 +143,8 @@ pub fn sites_of(setup: &Setup<'_>) -> Sites {
     );
     if let Some(fabric) = &setup.network.fabric {
         let ratio = fabric.oversubscription.value.0;
-        sites.rails = matches!(
-            fabric.topology,
-            Topology::RailOptimisedClos | Topology::RailOnly | Topology::TwoSites
-        );
-        if ratio > 1.0 && fabric.topology != Topology::RailOnly {
+        sites.rails = fabric.topology.is.rails;
+        if ratio > 1.0 && fabric.topology.is.joins_rails {
             let down = fabric.switch.ports.value.0 * ratio / (1.0 + ratio);
             let per_node = if sites.rails { 1.0 } else { f64::from(node.nic.count.max(1)) };
             sites.nodes_per_leaf = ((down / per_node) as u32).max(1);
@@ -284,6 +284,18 @@ fn unused(setup: &Setup<'_>, program: &Program, meetings: &Meetings) -> Vec<Stri
             "network.protocol = {} has no effect: no call of this step can use it",
             wanted.as_str()
         ));
+    }
+    let inside = |places: &Vec<GroupPlace>, times: &BTreeMap<usize, Vec<CollectiveTime>>| {
+        let sends = |call: &usize| program.calls[*call].collective == Collective::SendRecv;
+        places.iter().any(|place| place.pair.is_some()) && times.keys().any(sends)
+    };
+    if setup.scenario.network.transfer_engine.is_some()
+        && !meetings.places.iter().zip(&meetings.predicted).any(|(p, times)| inside(p, times))
+    {
+        unused.push(
+            "network.transfer_engine has no effect: nothing is sent between devices of a node"
+                .to_owned(),
+        );
     }
     unused
 }

@@ -13,7 +13,6 @@
 use std::collections::BTreeMap;
 
 use crate::error::Result;
-use crate::hardware::Topology;
 use crate::network::collective::PathLatency;
 use crate::network::variability::Variability;
 use crate::network::{Crowd, Crowding, Pattern, Sites, Traffic, WHOLE, Wires, in_steps};
@@ -58,9 +57,11 @@ pub(super) fn wires(setup: &Setup<'_>) -> Result<Option<Wires>> {
 /// Whether groups can slow each other down on the fabric at all; see [`Wires`].
 fn shares_links(setup: &Setup<'_>) -> bool {
     let table = &setup.scenario.network;
-    let tapered = setup.network.fabric.as_ref().is_some_and(|fabric| {
-        fabric.oversubscription.value.0 > 1.0 || fabric.topology == Topology::TwoSites
-    });
+    let tapered = setup
+        .network
+        .fabric
+        .as_ref()
+        .is_some_and(|fabric| fabric.oversubscription.value.0 > 1.0 || fabric.topology.is.line);
     tapered
         || setup.network.topology.is_some()
         || table.routing == Routing::Hashed

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::error::{Error, Result};
 use crate::hardware::{Catalogue, LibraryGeneration};
 use crate::network::placement::{Placement, Strategy};
-use crate::network::{Choices, CollectiveTimes, Fitted, Levels, Sites};
+use crate::network::{Choices, CollectiveTimes, Fitted, Levels, Sites, TransferEngine};
 use crate::program::{Collective, CollectiveCall, Family, Groups};
 use crate::replay::Durations;
 use crate::trace::collectives::CommOp;
@@ -239,7 +239,7 @@ impl<'a> Cluster<'a> {
                 let choices = Choices::default();
                 Fitted::new(self.node, self.fabric, library, transport, choices).time(&call, &place)
             }
-            None => Levels::new(self.node, self.fabric).time(&call, &place),
+            None => Levels::new(self.node, self.fabric, TransferEngine::Kernel).time(&call, &place),
         };
         Ok(time.map_err(unnamed)?.time.0)
     }

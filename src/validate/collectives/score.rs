@@ -99,6 +99,8 @@ pub struct Case {
     pub assumed: Vec<String>,
     /// Counts for scores: a measurement, from 1 KiB to 8 GiB.
     pub scored: bool,
+    /// Why it does not count, where it does not.
+    pub not_scored: Option<&'static str>,
     /// A profiler median below 1 MiB.
     pub noisy: bool,
 }
@@ -113,6 +115,19 @@ pub fn cases(catalogue: &Catalogue, rows: &[Row]) -> (Vec<Case>, Vec<(usize, Str
                 let bytes = found.request.bytes.get();
                 let layout_unknown =
                     found.assumed.iter().any(|a| a.contains("layout") || a.contains("ranks"));
+                let not_scored = if row.time_us.is_none_or(|t| t <= 0.0) {
+                    Some("no measured time")
+                } else if !row.measured() {
+                    Some(
+                        "an expected, documented or shared-cluster value, no measurement of its own",
+                    )
+                } else if !(1024.0..=8_589_934_592.0).contains(&bytes) {
+                    Some("size outside of 1 KiB to 8 GiB")
+                } else if layout_unknown {
+                    Some("the source does not say how ranks lie on nodes")
+                } else {
+                    None
+                };
                 cases.push(Case {
                     row: index + 1,
                     system: row.system.clone(),
@@ -123,10 +138,8 @@ pub fn cases(catalogue: &Catalogue, rows: &[Row]) -> (Vec<Case>, Vec<(usize, Str
                     request: found.request,
                     measured: row.time_us.filter(|t| *t > 0.0).map(|t| t * 1e-6),
                     assumed: found.assumed,
-                    scored: row.measured()
-                        && row.time_us.is_some_and(|t| t > 0.0)
-                        && (1024.0..=8_589_934_592.0).contains(&bytes)
-                        && !layout_unknown,
+                    scored: not_scored.is_none(),
+                    not_scored,
                     noisy: row.noisy(),
                 });
             }

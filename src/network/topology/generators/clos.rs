@@ -13,8 +13,11 @@
 //! traffic between equal indices stays below one leaf; a fat tree puts all cards of a node on one
 //! leaf.
 
-use super::{SWITCH_LATENCY, link, refuse};
+use super::{
+    ForFabrics, Generator, Parameter, Preset, SWITCH_LATENCY, Unit, Values, link, port_rate, refuse,
+};
 use crate::error::Result;
+use crate::hardware::{Fabric, Node};
 use crate::network::topology::{LinkKind, NodeKind, Topology};
 
 /// What distinguishes one Clos network from another.
@@ -70,6 +73,88 @@ impl Parameters {
         }
     }
 }
+
+fn parameters(v: &Values, nodes: u32) -> Parameters {
+    let cards_per_node = v.count("cards_per_node");
+    Parameters {
+        cards: nodes.saturating_mul(cards_per_node),
+        cards_per_node,
+        radix: v.count("radix"),
+        port_rate: v.number("port_rate"),
+        tiers: v.count_or_auto("tiers").map(|tiers| tiers.min(255) as u8),
+        oversubscription: v.number("oversubscription"),
+        rails: v.flag("rails"),
+        cards_per_leaf: v.count_or_auto("cards_per_leaf"),
+    }
+}
+
+fn of_fabric(v: Values, fabric: &Fabric, node: &Node, nodes: u32) -> Result<(Values, u32)> {
+    let values = v
+        .with("cards_per_node", node.nic.count.into())
+        .with("radix", fabric.switch.ports.value.0.trunc())
+        .with("port_rate", port_rate(fabric, node))
+        .with("oversubscription", fabric.oversubscription.value.0.max(1.0));
+    Ok((values, nodes))
+}
+
+/// [`Parameters`] by name.
+pub static GENERATOR: Generator = Generator {
+    presets: &[
+        Preset {
+            name: "fat-tree",
+            about: "full-bisection fat tree of radix-64 switches",
+            set: &[],
+        },
+        Preset {
+            name: "rail-optimised",
+            about: "Clos in which card i of every node of a group meets on leaf i",
+            set: &[("rails", 1.0), ("tiers", 2.0)],
+        },
+        Preset {
+            name: "rail-optimised-3",
+            about: "the same with three tiers",
+            set: &[("rails", 1.0), ("tiers", 3.0)],
+        },
+    ],
+    parameters: &[
+        Parameter::new("radix", Unit::Count, 64.0, "ports of a switch"),
+        Parameter::new("tiers", Unit::CountOrAuto, 0.0, "2 or 3; auto: the fewest that fit"),
+        Parameter::new("oversubscription", Unit::Factor, 1.0, "down over up at a leaf"),
+        Parameter::new("cards_per_node", Unit::Count, 8.0, "cards of a server, one per rail"),
+        Parameter::new("port_rate", Unit::Rate, 50e9, "of a card and a switch's port"),
+        Parameter::new("rails", Unit::Flag, 0.0, "cards of equal index share a leaf"),
+        Parameter::new(
+            "cards_per_leaf",
+            Unit::CountOrAuto,
+            0.0,
+            "auto: what radix and oversubscription allow",
+        ),
+    ],
+    one_server: false,
+    links: |v, nodes| 3.0 * nodes * v.number("cards_per_node"),
+    fits: |v, nodes| fits(&parameters(v, nodes)),
+    build: |v, nodes| build(&parameters(v, nodes)),
+    fabrics: &[
+        ForFabrics {
+            name: "rail_optimised_clos",
+            about: "Clos in which card `i` of every node of a group meets on leaf `i`.",
+            rails: true,
+            joins_rails: true,
+            tapers: true,
+            line: false,
+            values: |v, fabric, node, nodes| of_fabric(v.with("rails", 1.0), fabric, node, nodes),
+        },
+        ForFabrics {
+            name: "fat_tree",
+            about: "Clos without rails: all cards of a node on one leaf.",
+            rails: false,
+            joins_rails: true,
+            tapers: true,
+            line: false,
+            values: of_fabric,
+        },
+    ],
+};
 
 /// How many switches, and where they stand.
 struct Plan {

@@ -1,7 +1,9 @@
 //! Dragonfly: groups of switches, all-to-all inside a group and between groups (Kim et al. 2008;
 //! Slingshot).
 
-use super::{SWITCH_LATENCY, link, refuse};
+use super::{
+    ForFabrics, Generator, Parameter, Preset, SWITCH_LATENCY, Unit, Values, link, port_rate, refuse,
+};
 use crate::error::Result;
 use crate::network::topology::{LinkKind, NodeKind, Topology};
 
@@ -40,6 +42,60 @@ impl Parameters {
         }
     }
 }
+
+fn parameters(v: &Values, nodes: u32) -> Parameters {
+    Parameters {
+        nodes,
+        cards_per_node: v.count("cards_per_node"),
+        cards_per_switch: v.count("cards_per_switch"),
+        switches_per_group: v.count("switches_per_group"),
+        global_cables: v.count("global_cables"),
+        radix: v.count("radix"),
+        port_rate: v.number("port_rate"),
+    }
+}
+
+/// [`Parameters`] by name.
+pub static GENERATOR: Generator = Generator {
+    presets: &[Preset {
+        name: "dragonfly",
+        about: "groups of switches, all-to-all (Slingshot)",
+        set: &[],
+    }],
+    parameters: &[
+        Parameter::new("cards_per_node", Unit::Count, 4.0, "cards of a server"),
+        Parameter::new("cards_per_switch", Unit::Count, 16.0, "cards of a switch"),
+        Parameter::new("switches_per_group", Unit::Count, 32.0, "switches of a group"),
+        Parameter::new("global_cables", Unit::Count, 8.0, "cables between two groups"),
+        Parameter::new("radix", Unit::Count, 64.0, "ports of a switch"),
+        Parameter::new("port_rate", Unit::Rate, 25e9, "of a card and a switch's port"),
+    ],
+    one_server: false,
+    links: |v, nodes| {
+        let cards = nodes * v.number("cards_per_node");
+        let switches = v.number("switches_per_group");
+        let groups = (cards / (v.number("cards_per_switch") * switches)).ceil();
+        // The last is a bound: a group has no more cables than ports.
+        cards + groups * switches * (switches / 2.0 + v.number("radix"))
+    },
+    fits: |v, nodes| fits(&parameters(v, nodes)),
+    build: |v, nodes| build(&parameters(v, nodes)),
+    fabrics: &[ForFabrics {
+        name: "dragonfly",
+        about: "Groups of switches, all-to-all between groups.",
+        rails: false,
+        joins_rails: true,
+        tapers: false,
+        line: false,
+        values: |v, fabric, node, nodes| {
+            let values = v
+                .with("cards_per_node", node.nic.count.into())
+                .with("radix", fabric.switch.ports.value.0.trunc())
+                .with("port_rate", port_rate(fabric, node));
+            Ok((values, nodes))
+        },
+    }],
+};
 
 /// Whether the cards fit, without building anything.
 ///

@@ -1,7 +1,7 @@
 //! Full meshes of devices (HCCS of Ascend 910B, xGMI of MI300X), and domains over two levels of
 //! switches (UB of CloudMatrix).
 
-use super::{LOCAL_LATENCY, link, refuse};
+use super::{Generator, LOCAL_LATENCY, Parameter, Preset, Unit, link, refuse};
 use crate::error::Result;
 use crate::network::topology::{LinkKind, NodeKind, Topology};
 
@@ -28,6 +28,30 @@ impl Mesh {
         Self { devices: 8, pair_rate: 64e9 }
     }
 }
+
+/// [`Mesh`] by name.
+pub static MESH: Generator = Generator {
+    presets: &[
+        Preset {
+            name: "mi300x",
+            about: "eight MI300X in a full xGMI mesh",
+            set: &[("pair_rate", 64e9)],
+        },
+        Preset { name: "hccs", about: "eight Ascend 910B in a full HCCS mesh", set: &[] },
+    ],
+    parameters: &[
+        Parameter::new("devices", Unit::Count, 8.0, "devices in the node"),
+        Parameter::new("pair_rate", Unit::Rate, 28e9, "between two devices"),
+    ],
+    one_server: true,
+    links: |v, nodes| nodes * v.number("devices") * v.number("devices") / 2.0,
+    fits: |_, _| Ok(()),
+    build: |v, nodes| {
+        let mesh = Mesh { devices: v.count("devices"), pair_rate: v.number("pair_rate") };
+        build_mesh(&mesh, nodes)
+    },
+    fabrics: &[],
+};
 
 /// Builds `nodes` meshes.
 ///
@@ -78,6 +102,36 @@ impl TwoLevel {
         Self { devices: 8, first: 7, second: 112, device_rate: 392e9, nodes: 48 }
     }
 }
+
+/// [`TwoLevel`] by name.
+pub static TWO_LEVEL: Generator = Generator {
+    presets: &[Preset {
+        name: "cloudmatrix",
+        about: "Ascend 910C over two levels of UB switches (CloudMatrix384)",
+        set: &[],
+    }],
+    parameters: &[
+        Parameter::new("devices", Unit::Count, 8.0, "devices in a node"),
+        Parameter::new("first", Unit::Count, 7.0, "first-level switches in a node"),
+        Parameter::new("second", Unit::Count, 112.0, "second-level switches of the domain"),
+        Parameter::new("device_rate", Unit::Rate, 392e9, "of a device over all its links"),
+        Parameter::new("most_nodes", Unit::Count, 48.0, "nodes that a domain holds"),
+    ],
+    one_server: false,
+    links: |v, nodes| nodes * (v.number("devices") * v.number("first") + v.number("second")),
+    fits: |_, _| Ok(()),
+    build: |v, nodes| {
+        let domain = TwoLevel {
+            devices: v.count("devices"),
+            first: v.count("first"),
+            second: v.count("second"),
+            device_rate: v.number("device_rate"),
+            nodes: v.count("most_nodes"),
+        };
+        build_two_level(&domain, nodes)
+    },
+    fabrics: &[],
+};
 
 /// Builds a domain of `nodes`.
 ///

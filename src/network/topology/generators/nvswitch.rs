@@ -1,6 +1,6 @@
 //! A scale-up domain on switches: every device has the same links to every switch.
 
-use super::{LOCAL_LATENCY, link, refuse};
+use super::{Generator, LOCAL_LATENCY, Parameter, Preset, Unit, link, refuse};
 use crate::error::Result;
 use crate::network::topology::{LinkKind, NodeKind, Topology};
 
@@ -15,23 +15,52 @@ pub struct Parameters {
     pub links: u32,
     /// Rate of a link, bytes per second, one direction.
     pub link_rate: f64,
-    /// Links run over a cable cartridge rather than a board.
-    pub rack: bool,
 }
 
 impl Parameters {
     /// Eight H100 on four NVSwitches: 18 links of 25 GB/s (data sheet).
     #[must_use]
     pub fn dgx_h100() -> Self {
-        Self { devices: 8, switches: 4, links: 18, link_rate: 25e9, rack: false }
+        Self { devices: 8, switches: 4, links: 18, link_rate: 25e9 }
     }
 
     /// 72 Blackwell GPUs on 18 NVSwitches: 18 links of 50 GB/s (data sheet).
     #[must_use]
     pub fn nvl72() -> Self {
-        Self { devices: 72, switches: 18, links: 18, link_rate: 50e9, rack: true }
+        Self { devices: 72, switches: 18, links: 18, link_rate: 50e9 }
     }
 }
+
+/// [`Parameters`] by name.
+pub static GENERATOR: Generator = Generator {
+    presets: &[
+        Preset { name: "nvswitch", about: "eight GPUs on NVSwitches (DGX H100)", set: &[] },
+        Preset {
+            name: "nvl72",
+            about: "72 GPUs on NVSwitches (GB200 NVL72 rack)",
+            set: &[("devices", 72.0), ("switches", 18.0), ("link_rate", 50e9)],
+        },
+    ],
+    parameters: &[
+        Parameter::new("devices", Unit::Count, 8.0, "devices in the domain"),
+        Parameter::new("switches", Unit::Count, 4.0, "switches in the domain"),
+        Parameter::new("links", Unit::Count, 18.0, "links of a device, dealt over the switches"),
+        Parameter::new("link_rate", Unit::Rate, 25e9, "of one link"),
+    ],
+    one_server: true,
+    links: |v, nodes| nodes * v.number("devices") * v.number("switches"),
+    fits: |_, _| Ok(()),
+    build: |v, nodes| {
+        let parameters = Parameters {
+            devices: v.count("devices"),
+            switches: v.count("switches"),
+            links: v.count("links"),
+            link_rate: v.number("link_rate"),
+        };
+        build(&parameters, nodes)
+    },
+    fabrics: &[],
+};
 
 /// Builds `domains` of them; several are not connected with each other, which is what
 /// [`Topology::check`] reports.

@@ -1,6 +1,6 @@
 //! Devices on a PCI Express tree: slots, switches, host bridges, the link between sockets.
 
-use super::{LOCAL_LATENCY, link, refuse};
+use super::{Generator, LOCAL_LATENCY, Parameter, Preset, Unit, link, refuse};
 use crate::error::Result;
 use crate::network::topology::{LinkKind, NodeKind, Topology};
 
@@ -26,6 +26,40 @@ impl Parameters {
         Self { sockets: 2, switches: 1, devices: 4, slot_rate: 31e9, socket_rate: 40e9 }
     }
 }
+
+/// [`Parameters`] by name.
+pub static GENERATOR: Generator = Generator {
+    presets: &[Preset { name: "pcie", about: "eight GPUs on a PCI Express tree", set: &[] }],
+    parameters: &[
+        Parameter::new("sockets", Unit::Count, 2.0, "sockets of the server"),
+        Parameter::new(
+            "switches",
+            Unit::CountOrNone,
+            1.0,
+            "switches per socket; none: devices sit on the host bridge",
+        ),
+        Parameter::new("devices", Unit::Count, 4.0, "devices per switch (or host bridge)"),
+        Parameter::new("slot_rate", Unit::Rate, 31e9, "of a slot and a switch's upstream port"),
+        Parameter::new("socket_rate", Unit::Rate, 40e9, "between sockets"),
+    ],
+    one_server: true,
+    links: |v, nodes| {
+        let switches = v.number("switches").max(1.0);
+        nodes * v.number("sockets") * switches * (v.number("devices") + 1.0)
+    },
+    fits: |_, _| Ok(()),
+    build: |v, nodes| {
+        let parameters = Parameters {
+            sockets: v.count("sockets"),
+            switches: v.count("switches"),
+            devices: v.count("devices"),
+            slot_rate: v.number("slot_rate"),
+            socket_rate: v.number("socket_rate"),
+        };
+        build(&parameters, nodes)
+    },
+    fabrics: &[],
+};
 
 /// Builds `nodes` of them.
 ///

@@ -2,7 +2,10 @@
 //! domains share a network of their own, and traffic between rails is forwarded inside a domain.
 
 use super::clos;
-use super::{LOCAL_LATENCY, SWITCH_LATENCY, link, refuse};
+use super::{
+    ForFabrics, Generator, LOCAL_LATENCY, Parameter, Preset, SWITCH_LATENCY, Unit, Values, link,
+    port_rate, refuse,
+};
 use crate::error::Result;
 use crate::network::topology::{LinkKind, NodeKind, Topology};
 
@@ -29,6 +32,67 @@ impl Parameters {
     }
 }
 
+fn parameters(v: &Values, domains: u32) -> Parameters {
+    Parameters {
+        devices: domains.saturating_mul(v.count("domain")),
+        domain: v.count("domain"),
+        radix: v.count("radix"),
+        port_rate: v.number("port_rate"),
+        domain_rate: v.number("domain_rate"),
+    }
+}
+
+/// [`Parameters`] by name.
+pub static GENERATOR: Generator = Generator {
+    presets: &[
+        Preset {
+            name: "rail-only-64",
+            about: "rails without a spine that joins them, radix-64 switches",
+            set: &[],
+        },
+        Preset {
+            name: "rail-only-128",
+            about: "the same with radix-128 switches",
+            set: &[("radix", 128.0)],
+        },
+    ],
+    parameters: &[
+        Parameter::new("domain", Unit::Count, 8.0, "devices of a scale-up domain: rails"),
+        Parameter::new("radix", Unit::Count, 64.0, "ports of a switch"),
+        Parameter::new("port_rate", Unit::Rate, 50e9, "of a card and a switch's port"),
+        Parameter::new("domain_rate", Unit::Rate, 450e9, "of a device into its domain"),
+    ],
+    one_server: false,
+    links: |v, nodes| 5.0 * nodes * v.number("domain"),
+    fits: |v, nodes| fits(&parameters(v, nodes)),
+    build: |v, nodes| build(&parameters(v, nodes)),
+    fabrics: &[ForFabrics {
+        name: "rail_only",
+        about: "Rails without a spine that joins them.",
+        rails: true,
+        joins_rails: false,
+        tapers: false,
+        line: false,
+        values: |v, fabric, node, nodes| {
+            let (devices, domain) = (nodes.saturating_mul(node.devices), node.scale_up.domain);
+            whole_domains(devices, domain)?;
+            let values = v
+                .with("domain", domain.into())
+                .with("radix", fabric.switch.ports.value.0.trunc())
+                .with("port_rate", port_rate(fabric, node))
+                .with("domain_rate", node.scale_up.bandwidth.value.get());
+            Ok((values, devices / domain))
+        },
+    }],
+};
+
+fn whole_domains(devices: u32, domain: u32) -> Result<()> {
+    if domain == 0 || devices == 0 || !devices.is_multiple_of(domain) {
+        return Err(refuse(format!("{devices} devices do not fill domains of {domain}")));
+    }
+    Ok(())
+}
+
 fn one_rail(p: &Parameters) -> clos::Parameters {
     clos::Parameters::fat_tree(p.devices / p.domain, 1, p.radix, p.port_rate)
 }
@@ -38,9 +102,7 @@ fn one_rail(p: &Parameters) -> clos::Parameters {
 /// # Errors
 /// As [`build`].
 pub fn fits(p: &Parameters) -> Result<()> {
-    if p.domain == 0 || p.devices == 0 || !p.devices.is_multiple_of(p.domain) {
-        return Err(refuse(format!("{} devices do not fill domains of {}", p.devices, p.domain)));
-    }
+    whole_domains(p.devices, p.domain)?;
     clos::fits(&one_rail(p))
 }
 

@@ -1,6 +1,8 @@
 //! Two data centres, each a rail-optimised Clos, joined by routers over a wide-area link.
 
-use super::{clos, link, refuse};
+use super::{
+    ForFabrics, Generator, Parameter, Preset, Unit, Values, clos, link, port_rate, refuse,
+};
 use crate::error::Result;
 use crate::network::topology::{LinkKind, NodeKind, Topology};
 use petgraph::graph::NodeIndex;
@@ -36,6 +38,59 @@ impl Parameters {
         }
     }
 }
+
+fn parameters(v: &Values, nodes: u32) -> Parameters {
+    let first = v.count_or_auto("first_site").unwrap_or(nodes.div_ceil(2));
+    Parameters {
+        nodes: [first, nodes.saturating_sub(first)],
+        cards_per_node: v.count("cards_per_node"),
+        radix: v.count("radix"),
+        port_rate: v.number("port_rate"),
+        wan_rate: v.number("wan_rate"),
+        wan_latency: v.number("wan_latency"),
+    }
+}
+
+/// [`Parameters`] by name.
+pub static GENERATOR: Generator = Generator {
+    presets: &[Preset {
+        name: "two-sites",
+        about: "two rail-optimised data centres over a WAN",
+        set: &[],
+    }],
+    parameters: &[
+        Parameter::new("first_site", Unit::CountOrAuto, 0.0, "nodes there; auto: half of them"),
+        Parameter::new("cards_per_node", Unit::Count, 8.0, "cards of a server, one per rail"),
+        Parameter::new("radix", Unit::Count, 64.0, "ports of a switch"),
+        Parameter::new("port_rate", Unit::Rate, 50e9, "of a card and a switch's port"),
+        Parameter::new("wan_rate", Unit::Rate, 100e9, "of the line between the sites"),
+        Parameter::new("wan_latency", Unit::Time, 5e-3, "of the line, one way"),
+    ],
+    one_server: false,
+    links: |v, nodes| 3.0 * nodes * v.number("cards_per_node"),
+    fits: |v, nodes| fits(&parameters(v, nodes)),
+    build: |v, nodes| build(&parameters(v, nodes)),
+    fabrics: &[ForFabrics {
+        name: "two_sites",
+        about: "Two rail-optimised Clos networks, each with half of the nodes, joined over a \
+                wide-area line.",
+        rails: true,
+        joins_rails: true,
+        tapers: false,
+        line: true,
+        values: |v, fabric, node, nodes| {
+            let wan = fabric.wan.as_ref();
+            let values = v
+                .with("cards_per_node", node.nic.count.into())
+                .with("radix", fabric.switch.ports.value.0.trunc())
+                .with("port_rate", port_rate(fabric, node))
+                // The catalogue has no two sites without a line.
+                .with("wan_rate", wan.map_or(0.0, |line| line.bandwidth.value.get()))
+                .with("wan_latency", wan.map_or(0.0, |line| line.latency.value.get()));
+            Ok((values, nodes))
+        },
+    }],
+};
 
 /// Whether the nodes fit, without building anything.
 ///

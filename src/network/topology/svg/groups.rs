@@ -78,6 +78,10 @@ pub(super) fn draw(out: &mut String, topology: &Topology, top: f64) {
         groups.iter().position(|g| *g == group).map(|i| ring(centre, 225.0, i, groups.len()))
     };
     let few = between.len() <= 10;
+    // What holds of any two groups is said once.
+    let alike = between.values().next().copied().filter(|first| {
+        between.len() > 1 && between.values().all(|one| (one.0, one.1) == (first.0, first.1))
+    });
     for ((a, b), (cables, capacity, kind)) in &between {
         let (Some((x1, y1)), Some((x2, y2))) = (place(*a), place(*b)) else { continue };
         let _ = writeln!(
@@ -87,7 +91,7 @@ pub(super) fn draw(out: &mut String, topology: &Topology, top: f64) {
             stroke(*kind),
             if few { 0.9 } else { 0.45 }
         );
-        if few {
+        if few && alike.is_none() {
             let _ = writeln!(
                 out,
                 "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"12\" fill=\"#333\" \
@@ -125,9 +129,13 @@ pub(super) fn draw(out: &mut String, topology: &Topology, top: f64) {
     let _ = writeln!(
         out,
         "<text x=\"24\" y=\"{:.0}\" font-size=\"14\" font-weight=\"bold\" \
-         fill=\"#222\">{} groups</text>",
+         fill=\"#222\">{} groups{}</text>",
         top + 10.0,
-        switches.len()
+        switches.len(),
+        alike.map_or_else(String::new, |(cables, capacity, _)| format!(
+            ", {cables} cables, {} between any two",
+            si(capacity, "B/s")
+        ))
     );
     if switches.len() > groups.len() {
         let _ = writeln!(

@@ -1,7 +1,7 @@
 //! A drawing of a network: one row per kind of node, lines for links, rates beside them.
 //!
 //! Small networks are drawn whole. Of large ones every row shows a few representatives, chosen so
-//! that what is drawn hangs together (the first groups), with the row's total count; lines are
+//! that what is drawn hangs together (the first groups, or those at the ends of two sites), with the row's total count; lines are
 //! drawn among representatives only, and the legend gives what all links of a kind add up to.
 
 mod groups;
@@ -60,6 +60,7 @@ fn thousands(n: u64) -> String {
 /// and above them what they are linked to, topped up evenly.
 fn representatives(topology: &Topology) -> BTreeMap<u8, Vec<NodeIndex<u32>>> {
     let graph = &topology.graph;
+    let several_sites = graph.node_weights().any(|v| v.kind == NodeKind::Router);
     let mut rows: BTreeMap<u8, Vec<NodeIndex<u32>>> = BTreeMap::new();
     for node in graph.node_indices() {
         rows.entry(row_of(graph[node].kind)).or_default().push(node);
@@ -82,10 +83,12 @@ fn representatives(topology: &Topology) -> BTreeMap<u8, Vec<NodeIndex<u32>>> {
             if pool.len() <= ROW {
                 pool.clone()
             } else if row >= 4 {
-                // Whole nodes: the first and the last one, or as much of the first as fits.
+                // Whole nodes: the first ones, or as much of the first as fits; of sites, which lie
+                // at the two ends, half of the nodes from each.
                 let fits = (ROW / per_node.max(1)).max(1);
                 let take = (fits * per_node).min(ROW).min(pool.len());
-                pool[..take].to_vec()
+                let last = if several_sites { fits / 2 * per_node } else { 0 };
+                [&pool[..take - last], &pool[pool.len() - last..]].concat()
             } else {
                 (0..ROW).map(|i| pool[i * pool.len() / ROW]).collect()
             }
