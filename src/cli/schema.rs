@@ -9,7 +9,7 @@ use crate::check::ChecksFile;
 use crate::error::{Error, Result};
 use crate::hardware::{Accelerator, Fabric, Grid, Node, PriceSheet, Stack};
 use crate::network::topology::explicit::TopologyFile;
-use crate::outcome::RunResult;
+use crate::outcome::{RunResult, Waterfall};
 use crate::scenario::Scenario;
 use crate::workload::ModelFile;
 
@@ -22,6 +22,8 @@ pub enum SchemaName {
     Scenario,
     /// Result of `trainyard run --format json`.
     Result,
+    /// Output of `trainyard explain --format json`.
+    Explain,
     /// Files of `trainyard check`.
     Checks,
     /// Networks from files: `network.topology`, `trainyard topo show FILE`.
@@ -56,6 +58,7 @@ pub fn schema_of(name: SchemaName) -> Schema {
     match name {
         SchemaName::Scenario => schemars::schema_for!(Scenario),
         SchemaName::Result => schemars::schema_for!(RunResult),
+        SchemaName::Explain => schemars::schema_for!(Waterfall),
         SchemaName::Checks => schemars::schema_for!(ChecksFile),
         SchemaName::Topology => schemars::schema_for!(TopologyFile),
         SchemaName::Accelerator => schemars::schema_for!(Accelerator),

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Result;
@@ -29,7 +30,7 @@ use super::{demands_of, program_of, uncertainty};
 pub const EXPLAIN_SCHEMA: &str = "trainyard.explain/1";
 
 /// A term of the waterfall.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Term {
     /// Key, stable.
     pub key: &'static str,
@@ -48,7 +49,7 @@ pub struct Term {
 }
 
 /// A step from the roofline to the prediction, and to what was measured.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Waterfall {
     /// Layout version.
     pub schema: &'static str,
