@@ -39,7 +39,7 @@ pub fn read(directory: &Path, strict: bool) -> Result<TraceSet> {
 /// The files of the trace in `directory`.
 ///
 /// # Errors
-/// As [`read_header`].
+/// There is no header, or it is not understood.
 pub fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     let header = read_header(directory)?;
     let events = header.ranks.into_iter().map(|entry| entry.events.file);
