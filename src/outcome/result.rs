@@ -146,11 +146,10 @@ pub struct KernelInfo {
     /// `interpolated` (rows near it), `modelled` (models fitted to the accelerator), `curve`
     /// (efficiency by size).
     pub time_by_source: BTreeMap<String, f64>,
-    /// Measured shapes that the scenario's tables have of the accelerator; absent without tables.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Measured shapes that the scenario's tables have of the accelerator; null without tables.
     pub measured_shapes: Option<usize>,
-    /// Median error, in percent, of predicting each of them from the others.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Median error, in percent, of predicting each of them from the others; null where no two are near
+    /// each other.
     pub left_out_error_pct: Option<f64>,
 }
 
@@ -224,8 +223,7 @@ pub struct MemoryInfo {
     pub by_class: MemoryClasses,
     /// The peak of every pipeline stage.
     pub by_stage: Vec<StageMemoryInfo>,
-    /// The moments of the step on the stage that peaks; only if asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The moments of the step on the stage that peaks; null unless asked for.
     pub timeline: Option<Vec<MomentInfo>>,
 }
 
