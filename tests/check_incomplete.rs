@@ -279,3 +279,57 @@ fn annotations_beside_json_leave_the_json_whole() {
     assert!(text.lines().any(|line| line.starts_with("::error file=")), "{text}");
     assert!(!error.contains("::error"), "{error}");
 }
+
+#[test]
+fn a_rank_that_lost_a_step_fails_the_check_and_is_told_by_replays() {
+    let folder = with_checks(CHECK);
+    let folder = folder.path();
+    let path = folder.join("today/rank-1.json");
+    let mut trace: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    // Everything of step 4 but its own mark.
+    let events = trace["traceEvents"].as_array_mut().unwrap();
+    events.retain(|event| {
+        let late = event["ts"].as_f64().is_some_and(|ts| ts >= 146_116_004_000.0);
+        !late || event["name"].as_str().is_some_and(|name| name.starts_with("ProfilerStep"))
+    });
+    std::fs::write(&path, trace.to_string()).unwrap();
+    for text in all_forms(folder, 4) {
+        assert!(text.contains("rank 1 has nothing of step 4"), "{text}");
+    }
+    for (format, field) in [("table", "incomplete: "), ("json", "\"incomplete\"")] {
+        let today = folder.join("today").display().to_string();
+        let mut command = trainyard();
+        command.args(["trace", "replay", &today, "--format", format]);
+        let output = command.assert().success().get_output().stdout.clone();
+        let text = String::from_utf8(output).unwrap();
+        assert!(text.contains(field) && text.contains("has nothing of step 4"), "{text}");
+    }
+}
+
+#[test]
+fn nothing_that_a_check_reads_is_written_over() {
+    let folder = with_checks(CHECK);
+    let folder = folder.path();
+    let at = |name: &str| folder.join(name).display().to_string();
+    let recording = at("today/rank-0.json");
+    let before = std::fs::read(&recording).unwrap();
+    for option in ["--junit", "--markdown"] {
+        let (code, _, error) = check(folder, &[option, &recording]);
+        assert_eq!(code, 3, "{error}");
+        assert!(error.contains("would be overwritten"), "{error}");
+        assert_eq!(std::fs::read(&recording).unwrap(), before);
+    }
+    let (code, _, error) = check(folder, &["--junit", &at("one"), "--markdown", &at("one")]);
+    assert_eq!(code, 3, "{error}");
+    assert!(error.contains("each needs its own"), "{error}");
+    // An import does not hide recordings behind a trace, and no path counts twice.
+    let today = at("today");
+    let run = |args: &[&str]| {
+        let output = trainyard().args(args).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, error) = run(&["trace", "import", &today, "--out", &today]);
+    assert!(code == 3 && error.contains("would hide it"), "{error}");
+    let (code, error) = run(&["trace", "replay", &today, &today]);
+    assert!(code == 3 && error.contains("is named twice"), "{error}");
+}

@@ -125,6 +125,28 @@ fn kernels_timed_together_share_their_deviation() {
         assert_eq!(time_with(&rows, kernel).source, KernelSource::Interpolated);
         assert!((factor(&rows, kernel) - 1.2).abs() < 1e-3);
     }
+    // A window leaves fewer pairs, latent attention has smaller values: other kernels.
+    let Work::Attention { pass, implementation, queries, precision, .. } = pair[0].work else {
+        unreachable!()
+    };
+    for (pairs, value_dim) in [(queries * 512, 128), (queries * (queries + 1) / 2, 64)] {
+        let work = Work::Attention {
+            pass,
+            implementation,
+            batch: 1,
+            heads: 32,
+            kv_heads: 32,
+            queries,
+            keys: queries,
+            pairs,
+            head_dim: 128,
+            value_dim,
+            precision,
+        };
+        let kernel = Kernel { work, ..pair[0].clone() };
+        let row = [row(&pair[..1], 1.2)];
+        assert_ne!(time_with(&row, &kernel).source, KernelSource::Measured);
+    }
     // The pass alone says more.
     let alone = [row(&pair, 1.2), row(&pair[..1], 1.5)];
     assert!((factor(&alone, &pair[0]) - 1.5).abs() < 1e-9);
@@ -155,10 +177,13 @@ fn scenarios_name_tables_and_results_say_what_they_gave() {
     assert!(shares["interpolated"].as_f64().unwrap() > 0.01, "{shares:?}");
     let sum: f64 = shares.values().map(|share| share.as_f64().unwrap()).sum();
     assert!((sum - 1.0).abs() < 1e-9);
+    // What of the table is not used is said.
+    let warnings = result["warnings"].to_string();
+    assert!(warnings.contains("1 of 2 rows are used"), "{warnings}");
     let named = |input: &serde_json::Value| input["name"] == "measured GEMMs gemms.csv";
     assert!(result["inputs"].as_array().unwrap().iter().any(named));
     let text = String::from_utf8(run("table").success().get_output().stdout.clone()).unwrap();
-    assert!(text.contains("1 measured shapes"), "{text}");
+    assert!(text.contains("1 measured shape"), "{text}");
 
     let fails = |rows: &str, expected: &[&str]| {
         write("gemms.csv", rows);
@@ -175,6 +200,11 @@ fn scenarios_name_tables_and_results_say_what_they_gave() {
     fails(&format!("{header}H100,int8,64,64,64,9\n"), &["none of the 1 rows", "bf16, fp16, fp8"]);
     fails(&format!("{header}H100,bf16,64,64,many,9\n"), &["gemms.csv:2", "many"]);
     fails(&format!("{header}H100,bf16,64,64,64,0\n"), &["gemms.csv:2", "makes no sense"]);
+    fails(
+        &format!("{header}H100,bf16,2048,8192,2048,0.2\n"),
+        &["times shorter", "2048 x 8192 x 2048"],
+    );
+    fails(&format!("{header}H100,bf16,2048\n"), &["gemms.csv:2", "has 3 fields"]);
     fails("accelerator,m,n\nH100,1,2\n", &["gemms.csv:1", "no column `dtype`"]);
     fs::remove_file(folder.path().join("gemms.csv")).unwrap();
     let output = run("table").failure().get_output().stderr.clone();

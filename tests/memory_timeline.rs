@@ -161,6 +161,27 @@ fn the_course_has_times_and_the_timeline_a_counter() {
     assert!(
         seconds[1] > 0.0 && *seconds.last().unwrap() < result["step"]["seconds"].as_f64().unwrap()
     );
+    // The reduction begins when the passes are over, the optimizer step when it is done.
+    let trace: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&timeline).unwrap()).unwrap();
+    let peak_rank = memory["peak_stage"].as_u64().unwrap();
+    let of_rank = |name: &str| -> Vec<(f64, f64)> {
+        let events = trace["traceEvents"].as_array().unwrap().iter();
+        let named = events.filter(|e| {
+            e["ph"] == "X" && e["pid"] == peak_rank && e["name"].as_str().unwrap().contains(name)
+        });
+        named
+            .map(|e| {
+                let start = e["ts"].as_f64().unwrap();
+                ((start * 1e-6), (start + e["dur"].as_f64().unwrap()) * 1e-6)
+            })
+            .collect()
+    };
+    let norm = of_rank("gradient norm");
+    let first = norm.iter().map(|(start, _)| *start).fold(f64::INFINITY, f64::min);
+    // Chrome's times are microseconds with three decimals.
+    assert!((seconds[18] - first).abs() < 2e-9, "{} {first}", seconds[18]);
+    assert!(seconds[17] < seconds[18], "{seconds:?}");
     let most = course.iter().map(|m| m["bytes"].as_f64().unwrap()).fold(0.0, f64::max);
     assert_eq!(Some(most), memory["peak_bytes_per_device"].as_f64());
     let stages = memory["by_stage"].as_array().unwrap();

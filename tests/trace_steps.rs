@@ -163,6 +163,23 @@ fn a_pipeline_without_one_of_its_ranks_is_refused() {
 }
 
 #[test]
+fn a_rank_with_fewer_passes_than_others_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    primus_logs(folder);
+    let path = folder.join("pp_rank_2.json");
+    let mut log: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    for (_, times) in log["1"].as_object_mut().unwrap() {
+        if let Some(times) = times.as_array_mut() {
+            times.pop();
+        }
+    }
+    std::fs::write(&path, log.to_string()).unwrap();
+    refused(&imported(folder), &["rank 2 has 3 forward-compute of step 1", "others 4"]);
+}
+
+#[test]
 fn a_job_of_several_pipelines_needs_all_of_its_ranks() {
     let mut made = Made::new("megatron-operations", 4);
     for replica in 0..2 {

@@ -1,5 +1,6 @@
 //! `trainyard check`: what was measured against what is predicted.
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use crate::hardware::Catalogue;
 use crate::input::Document;
 use crate::outcome::{Options, RunResult, simulate};
 use crate::scenario::resolve;
+use crate::trace::complete::lost_steps;
 use crate::trace::import::{NOT_A_TRACE_NAME, import};
 use crate::trace::model::{RankTrace, TraceSet};
 
@@ -74,6 +76,11 @@ pub fn run(args: &CheckArgs, context: &Context, out: &mut dyn Write) -> Result<(
     for written in [&args.junit, &args.markdown].into_iter().flatten() {
         refuse_overwriting(written, &[&args.checks, &path])?;
     }
+    if args.junit.is_some() && args.junit == args.markdown {
+        return Err(Error::Missing(
+            "--junit and --markdown name one file, and each needs its own".into(),
+        ));
+    }
     let mut replaced = None;
     let known = match read_baseline(&path, file.baseline.is_some() && !args.update_baseline) {
         // Whoever writes it anew does not need what it said.
@@ -83,9 +90,10 @@ pub fn run(args: &CheckArgs, context: &Context, out: &mut dyn Write) -> Result<(
         }
         other => other?,
     };
-    let mut loader = Loader { folder, catalogue: None };
+    let mut loader = Loader { folder, catalogue: None, read: RefCell::default() };
     let names: Vec<String> = entries.iter().map(|entry| entry.name.clone()).collect();
     let (mut outcomes, mut broken) = (Vec::new(), Vec::new());
+    let mut defect = None;
     for Entry { name, key, check } in entries {
         if !args.only.is_empty() && !args.only.contains(&name) {
             continue;
@@ -100,9 +108,16 @@ pub fn run(args: &CheckArgs, context: &Context, out: &mut dyn Write) -> Result<(
         });
         match outcome {
             Ok(outcome) => outcomes.push(Outcome { line, ..outcome }),
-            Err(defect @ Error::Internal(_)) => return Err(defect),
-            Err(error) => broken.push(Broken { name, line, message: error.to_string() }),
+            Err(error) => {
+                broken.push(Broken { name, line, message: error.to_string() });
+                defect = defect.or(matches!(error, Error::Internal(_)).then_some(error));
+            }
         }
+    }
+    let written =
+        [args.junit.as_ref(), args.markdown.as_ref(), args.update_baseline.then_some(&path)];
+    for written in written.into_iter().flatten() {
+        refuse_overwriting(written, &loader.read.borrow())?;
     }
     let report = Report::new(&args.checks.display().to_string(), outcomes, broken);
     match args.format {
@@ -135,6 +150,9 @@ pub fn run(args: &CheckArgs, context: &Context, out: &mut dyn Write) -> Result<(
             writeln!(out, "{}: {accepted} {checks} accepted{replaced}", path.display())
                 .map_err(stdout_error)?;
         }
+    }
+    if let Some(defect) = defect {
+        return Err(defect);
     }
     if !report.broken.is_empty() {
         return Err(Error::Missing(report.summary()));
@@ -274,6 +292,8 @@ fn unshared_ranks(measured: &Side, predicted: &Side) -> Vec<String> {
 struct Loader {
     folder: PathBuf,
     catalogue: Option<Catalogue>,
+    /// Files that were read, which nothing may be written over.
+    read: RefCell<Vec<PathBuf>>,
 }
 
 impl Loader {
@@ -324,6 +344,7 @@ impl Loader {
             at("measured.trace", side)?
         } else if let Some(path) = &source.series {
             let full = self.folder.join(path);
+            self.read.borrow_mut().push(full.clone());
             let mut columns = vec![source.column.as_deref().unwrap_or(metric.column())];
             let derived = ![Metric::StepTime, Metric::MemoryPeak].contains(&metric);
             if source.column.is_none() && derived && known.is_some() {
@@ -369,7 +390,9 @@ impl Loader {
     }
 
     fn simulate(&mut self, path: &Path, sets: &[String], context: &Context) -> Result<RunResult> {
-        let mut document = Document::read(&self.folder.join(path))?;
+        let full = self.folder.join(path);
+        self.read.borrow_mut().push(full.clone());
+        let mut document = Document::read(&full)?;
         for assignment in sets {
             document.set(assignment)?;
         }
@@ -385,7 +408,9 @@ impl Loader {
     fn side(&self, path: &Path, of: impl FnOnce(&[RankTrace]) -> Result<Side>) -> Result<Side> {
         let imported = import(&[self.folder.join(path)], false)?;
         let ranks = one(&imported.traces, path)?;
+        self.read.borrow_mut().extend(imported.files.iter().cloned());
         let mut side = of(ranks)?;
+        side.incomplete.extend(lost_steps(ranks));
         let unused = imported.unused.iter().filter(|unused| unused.why != NOT_A_TRACE_NAME);
         let unused: Vec<String> =
             unused.map(|unused| format!("{} {}", unused.path, unused.why)).collect();

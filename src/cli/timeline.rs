@@ -11,7 +11,7 @@ use flate2::write::GzEncoder;
 
 use crate::error::{Error, Result, nearest_names};
 use crate::outcome::{WhatIf, replayed_ranks};
-use crate::output::{check_target, partial};
+use crate::output::Target;
 use crate::timeline::{Chrome, Format, Perfetto, Sink};
 use crate::trace::import::import;
 use crate::trace::model::RankTrace;
@@ -160,27 +160,21 @@ pub fn write_timeline_file(
     format: Format,
     write: impl FnOnce(&mut dyn Sink) -> Result<()>,
 ) -> Result<u64> {
-    check_target(path)?;
-    let partial = partial(path);
-    let file = File::create(&partial).map_err(|e| Error::io("create", &partial, e))?;
+    let target = Target::of(path)?;
+    let place = &target.written;
+    let file = File::create(place).map_err(|e| Error::io("create", place, e))?;
     let mut file = BufWriter::with_capacity(256 << 10, file);
     let packed = path.extension().is_some_and(|extension| extension == "gz");
     let written = if packed {
         let mut encoder = GzEncoder::new(&mut file, Compression::default());
         sink(format, &mut encoder, write)
-            .and_then(|()| encoder.finish().map(drop).map_err(|e| Error::io("write", &partial, e)))
+            .and_then(|()| encoder.finish().map(drop).map_err(|e| Error::io("write", place, e)))
     } else {
         sink(format, &mut file, write)
     };
-    let written =
-        written.and_then(|()| file.flush().map_err(|e| Error::io("write", &partial, e))).and_then(
-            |()| std::fs::rename(&partial, path).map_err(|e| Error::io("rename to", path, e)),
-        );
-    if written.is_err() {
-        // The first error is the one that matters.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written?;
+    let written = written.and_then(|()| file.flush().map_err(|e| Error::io("write", place, e)));
+    drop(file);
+    target.finish(written)?;
     Ok(std::fs::metadata(path).map_or(0, |about| about.len()))
 }
 

@@ -1,7 +1,7 @@
 //! `trainyard trace`: recorded traces in, findings out.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 
@@ -125,6 +125,7 @@ impl TraceCommand {
                 if !paths.contains(&directory) {
                     refuse_overwriting(&directory.join(HEADER_FILE), &imported.files)?;
                 }
+                refuse_among_recordings(&directory, &imported.files)?;
                 let compression = match compression {
                     CompressionArg::None => Compression::None,
                     CompressionArg::Zstd => Compression::Zstd,
@@ -200,5 +201,25 @@ fn print(out: &mut dyn Write, text: &str) -> Result<()> {
         // Whoever reads the output may stop early.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|e| Error::io("write", "standard output", e)),
+    }
+}
+
+/// Refuses a directory that recordings lie in: from then on it would be read as the trace.
+fn refuse_among_recordings(directory: &Path, read: &[PathBuf]) -> Result<()> {
+    if directory.join(HEADER_FILE).is_file() {
+        return Ok(());
+    }
+    let Ok(target) = directory.canonicalize() else { return Ok(()) };
+    let inside = |file: &&PathBuf| {
+        let folder = file.parent().and_then(|folder| folder.canonicalize().ok());
+        folder.is_some_and(|folder| folder == target)
+    };
+    match read.iter().find(inside) {
+        None => Ok(()),
+        Some(file) => Err(Error::Missing(format!(
+            "{} lies in {}, and a trace beside it would hide it\n  help: write to another directory",
+            file.display(),
+            directory.display()
+        ))),
     }
 }

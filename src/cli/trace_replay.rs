@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::outcome::{RecordedReplay, StepReplay, WhatIfReport};
+use crate::trace::complete::{lost_steps, missing_ranks};
 use crate::trace::header::Losses;
 use crate::trace::import::{Imported, NOT_A_TRACE_NAME};
 use crate::trace::model::{RankTrace, TraceSet};
@@ -18,6 +19,8 @@ pub struct ReplayedTrace<'a> {
     trace: &'a str,
     #[serde(flatten)]
     replay: &'a RecordedReplay,
+    /// Ranks of the job that were not recorded, steps that a rank has nothing of.
+    incomplete: Vec<String>,
     /// What was lost or left out of each rank; of ranks that lost nothing, nothing.
     losses: Vec<RankLosses<'a>>,
     /// Files beside the traces that could not be used, and traces that could not be replayed.
@@ -68,6 +71,7 @@ pub fn json<'a>(
         ReplayedTrace {
             trace,
             replay,
+            incomplete: incomplete(imported, trace),
             losses: losses.collect(),
             unused: unused.chain(idle).collect(),
         }
@@ -75,11 +79,25 @@ pub fn json<'a>(
     told.collect()
 }
 
+/// What the ranks of a trace lack.
+fn incomplete(imported: &Imported, trace: &str) -> Vec<String> {
+    let found = imported.traces.traces();
+    let mut wanted = found.filter(|ranks| ranks.iter().any(|rank| rank.header.trace == trace));
+    let ranks = wanted.next().unwrap_or_default();
+    missing_ranks(ranks).into_iter().chain(lost_steps(ranks)).collect()
+}
+
 /// What was lost on the way to the replay, for people.
 pub fn lost(imported: &Imported, without: &[String]) -> String {
     let mut text = String::new();
     for name in without {
         text.push_str(&format!("not replayed: {name} {NO_DEVICE_WORK}\n"));
+    }
+    for ranks in imported.traces.traces() {
+        let name = ranks.first().map_or("", |rank| rank.header.trace.as_str());
+        for line in incomplete(imported, name) {
+            text.push_str(&format!("incomplete: {name}: {line}\n"));
+        }
     }
     text.push_str(&view::losses(imported.traces.ranks.iter().map(|rank| &rank.header)));
     text.push_str(&view::unused_files(&imported.unused));

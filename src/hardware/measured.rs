@@ -263,6 +263,8 @@ pub fn parse_attention(origin: &str, text: &[u8]) -> Result<Vec<AttentionRow>> {
             && (1..=1 << 26).contains(&row.seqlen)
             && (1..=1 << 30).contains(&row.tokens)
             && (1..=1 << 24).contains(&row.width)
+            && row.tokens >= row.seqlen
+            && row.width >= row.head_dim
             && ["fwd", "bwd", "fwd+bwd"].contains(&row.pass_.as_str())
             && ["yes", "no"].contains(&row.causal.as_str())
     })
@@ -282,7 +284,8 @@ fn input_error(origin: &str, line: u64, message: String, hint: Option<String>) -
 fn check<T>(origin: &str, rows: Vec<(u64, T)>, fine: impl Fn(&T) -> bool) -> Result<Vec<T>> {
     if let Some((line, _)) = rows.iter().find(|(_, row)| !fine(row)) {
         let message = "has a size, rate or word that makes no sense".to_owned();
-        let hint = "sizes and times are above 0; pass_ is fwd, bwd or fwd+bwd; causal yes or no";
+        let hint = "sizes and times are above 0; pass_ is fwd, bwd or fwd+bwd; causal yes or no; tokens \
+                    are at least seqlen, width at least head_dim";
         return Err(input_error(origin, *line, message, Some(hint.into())));
     }
     Ok(rows.into_iter().map(|(_, row)| row).collect())
@@ -302,7 +305,14 @@ fn parse<T: DeserializeOwned>(origin: &str, text: &[u8], needed: &[&str]) -> Res
     for record in reader.records() {
         let record = record.map_err(|e| {
             let line = e.position().map_or(1, csv::Position::line);
-            input_error(origin, line, e.to_string(), None)
+            let message = match e.kind() {
+                csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+                    format!("has {len} fields, and the header {expected_len}")
+                }
+                csv::ErrorKind::Utf8 { .. } => "is not UTF-8".to_owned(),
+                _ => e.to_string(),
+            };
+            input_error(origin, line, message, None)
         })?;
         let line = record.position().map_or(1, csv::Position::line);
         let row = record

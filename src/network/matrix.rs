@@ -7,6 +7,9 @@ use super::sites::Sites;
 use crate::error::{Error, InputError, Result};
 use crate::units::BytesPerSecond;
 
+/// Slowest rate that is read, GB/s, as in topology files: slower links are mistyped ones.
+const SLOWEST: f64 = 1e-3;
+
 /// Measured bandwidth of every pair of nodes, one direction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BandwidthMatrix {
@@ -54,12 +57,15 @@ impl BandwidthMatrix {
                 let rate: f64 = field
                     .parse()
                     .ok()
-                    .filter(|r: &f64| r.is_finite() && *r > 0.0)
+                    .filter(|r: &f64| r.is_finite() && *r >= SLOWEST)
                     .ok_or_else(|| {
                         error(
                             index + 1,
                             format!("column {}: `{field}` is no rate in GB/s", column + 1),
-                            Some("write a number above 0; only the diagonal is not read".into()),
+                            Some(
+                                "write at least 0.001 (1 MB/s); only the diagonal is not read"
+                                    .into(),
+                            ),
                         )
                     })?;
                 rates.push(rate * 1e9);

@@ -1,7 +1,7 @@
 //! Memory of all pipeline stages, and of the worst one over the step.
 
 use crate::plan::{Axis, Pass};
-use crate::program::{Action, HostWork, OpId, Phase, Program};
+use crate::program::{Action, HostWork, KernelClass, Op, OpId, Phase, Program};
 use crate::replay::Sweep;
 use crate::scenario::Setup;
 use crate::units::Nanos;
@@ -105,13 +105,17 @@ pub fn moment_times(sweep: &Sweep<'_>, rank: u32) -> Vec<Nanos> {
         });
         times.push(begins(first.map_or(i, |first| i + first)));
     }
-    let first_of = |from: usize, phase: Phase| {
-        ops[from..].iter().position(|op| op.phase == phase).map(|found| from + found)
-    };
-    let passes = ops.iter().rposition(|op| op.micro_batch != crate::program::Op::NO_MICRO_BATCH);
-    let update = first_of(0, Phase::Optimizer);
-    // What is reduced beside the passes is reduced when they are over, too.
-    let end = passes.map_or(Nanos::ZERO, |op| sweep.times(rank, OpId(op as u32)).1);
+    let ends = |op: usize| sweep.times(rank, OpId(op as u32)).1;
+    let update = ops.iter().position(|op| match op.action {
+        Action::Kernel(kernel) => program.kernels[kernel.index()].class == KernelClass::Optimizer,
+        _ => false,
+    });
+    // The reduction follows the last kernel of the passes; some of it may have run beside them.
+    let before = &ops[..update.unwrap_or(ops.len())];
+    let passes = before.iter().rposition(|op| {
+        matches!(op.action, Action::Kernel(_)) && op.micro_batch != Op::NO_MICRO_BATCH
+    });
+    let end = passes.map_or(Nanos::ZERO, ends);
     times.push(end);
     times.push(update.map_or(end, begins).max(end));
     // Passes that take turns may start in another order than they are issued in.

@@ -42,7 +42,7 @@ use crate::error::{Error, Result};
 use crate::hardware::{Catalogue, Kind, for_each_figure};
 use crate::network::topology::Topology as Graph;
 use crate::network::topology::generators::fabric_network;
-use crate::network::topology::materials::{UnitCosts, count};
+use crate::network::topology::materials::{UnitCosts, power_in_use};
 use crate::plan::Recompute;
 use crate::program::Program;
 use crate::replay::{self, Category, Iterations, Lumping, Outcome, Sweep};
@@ -349,14 +349,14 @@ fn unsettled(found: Iterations, step: Nanos) -> Option<String> {
     })
 }
 
-/// Power of the switches and optics that serve the nodes in use: of those of the network's graph,
-/// the part of the nodes in use. A fabric that no graph can be built of has nobody who communicates
+/// Power of the switches and optics that serve the nodes in use: of the ports in use of the network's
+/// graph, the part of the nodes in use. A fabric that no graph can be built of has nobody who communicates
 /// over it; its power is then a closed form's, and the second of the two says so.
 fn network_power(setup: &Setup<'_>) -> (Watts, Option<String>) {
     let Some(fabric) = &setup.network.fabric else { return (Watts::ZERO, None) };
     let nodes = f64::from(setup.devices) / f64::from(setup.node.devices);
     let of_graph = |graph: &Graph| {
-        let all = count(graph).totals(&UnitCosts::of(fabric)).power;
+        let all = power_in_use(graph, &UnitCosts::of(fabric));
         all * (nodes / graph.node_count().max(1) as f64)
     };
     if let Some(graph) = &setup.network.topology {

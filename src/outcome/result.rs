@@ -209,7 +209,8 @@ pub struct Throughput {
 pub struct MemoryInfo {
     /// The most that is allocated on any device at any moment of the step.
     pub peak_bytes_per_device: f64,
-    /// The most that a driver tool shows of any device: what the caching allocator keeps.
+    /// The most that a driver tool shows of any device: what the caching allocator keeps; as much as
+    /// is needed where that is more than there is.
     pub reserved_bytes_per_device: f64,
     /// What a device has.
     pub capacity_bytes: f64,

@@ -17,13 +17,17 @@ pub(super) fn memory_text(memory: &MemoryInfo, stages: u32) -> String {
     let verdict = if memory.fits { "fits" } else { "DOES NOT FIT" };
     let stage =
         if stages > 1 { format!("on stage {}, ", memory.peak_stage) } else { String::new() };
+    let shown = if memory.fits {
+        format!("; a driver tool shows {}", gib(memory.reserved_bytes_per_device))
+    } else {
+        String::new()
+    };
     let _ = writeln!(
         t,
-        "\nMemory {} of {} per device: {verdict} (peak {stage}{}; a driver tool shows {})",
+        "\nMemory {} of {} per device: {verdict} (peak {stage}{}{shown})",
         gib(memory.peak_bytes_per_device),
         gib(memory.capacity_bytes),
         memory.peak_moment,
-        gib(memory.reserved_bytes_per_device),
     );
     let classes = &memory.by_class;
     for (name, bytes) in [

@@ -332,8 +332,9 @@ fn kernels_text(kernels: &KernelInfo, shapes: usize) -> String {
         format!(" (each from the others: {} % off in the median)", significant(error, 2))
     });
     let text = format!(
-        "kernel time by {shapes} measured shapes{error}: {:.0} % measured, {:.0} % interpolated, {:.0} % \
+        "kernel time by {shapes} measured shape{}{error}: {:.0} % measured, {:.0} % interpolated, {:.0} % \
          modelled",
+        if shapes == 1 { "" } else { "s" },
         share("measured"),
         share("interpolated"),
         share("modelled") + share("curve"),

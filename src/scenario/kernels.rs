@@ -10,6 +10,10 @@ use crate::timing::{KernelLibrary, MeasuredKernels, Timing};
 use super::SoftwareTable;
 use super::files::Files;
 
+/// Beyond so many times what the models say a row is a mistake: the worst of 2,600 published GEMMs is
+/// off by a factor of 4.
+const ABSURD: f64 = 20.0;
+
 /// The key that is wrong, and why.
 type Refused = (&'static str, Error);
 
@@ -24,6 +28,7 @@ pub(super) fn resolve(
     files: &mut Files<'_>,
 ) -> std::result::Result<Option<MeasuredKernels>, Refused> {
     let mut rows: Vec<Timing> = Vec::new();
+    let mut passed_over = Vec::new();
     if let Some(name) = &software.gemm_table {
         let key = "software.gemm_table";
         let refuse = |error| (key, error);
@@ -34,7 +39,10 @@ pub(super) fn resolve(
             (row.accelerator.as_str(), Timing { kernels, seconds: row.time_us * 1e-6 })
         });
         let what = "in a format that is modelled (bf16, fp16, fp8)";
-        rows.extend(of_accelerator(measured, catalogue, accelerator, name, what).map_err(refuse)?);
+        let (found, left) =
+            of_accelerator(measured, catalogue, accelerator, name, what).map_err(refuse)?;
+        rows.extend(found);
+        passed_over.extend(left);
     }
     if let Some(name) = &software.attention_table {
         let key = "software.attention_table";
@@ -46,14 +54,32 @@ pub(super) fn resolve(
             (row.accelerator.as_str(), timing)
         });
         let what = "of a fused kernel (flash_2, flash_3, cudnn, triton)";
-        rows.extend(of_accelerator(measured, catalogue, accelerator, name, what).map_err(refuse)?);
+        let (found, left) =
+            of_accelerator(measured, catalogue, accelerator, name, what).map_err(refuse)?;
+        rows.extend(found);
+        passed_over.extend(left);
     }
     if rows.is_empty() {
         return Ok(None);
     }
     let models = KernelLibrary::new(accelerator);
-    let measured = MeasuredKernels::new(&models, &rows);
-    measured.map(Some).map_err(|error| ("software.gemm_table", error))
+    let key = if software.gemm_table.is_some() {
+        "software.gemm_table"
+    } else {
+        "software.attention_table"
+    };
+    let refuse = |error| (key, error);
+    let mut measured = MeasuredKernels::new(&models, &rows).map_err(refuse)?;
+    if let Some((row, deviation)) = measured.strangest().filter(|(_, d)| d.abs() > ABSURD.ln()) {
+        let times = deviation.abs().exp();
+        let than = if deviation > 0.0 { "longer" } else { "shorter" };
+        return Err(refuse(Error::Missing(format!(
+            "{row} took {times:.0} times {than} than {} would: a wrong unit or accelerator?",
+            accelerator.name
+        ))));
+    }
+    measured.passed_over = passed_over;
+    Ok(Some(measured))
 }
 
 /// The rows of an accelerator that a model can be compared with.
@@ -63,9 +89,11 @@ fn of_accelerator<'r>(
     accelerator: &Accelerator,
     file: &str,
     what: &str,
-) -> Result<Vec<Timing>, Error> {
+) -> Result<(Vec<Timing>, Option<String>), Error> {
     let (mut found, mut others, mut own) = (Vec::new(), BTreeSet::new(), 0_usize);
+    let mut all = 0_usize;
     for (name, timing) in rows {
+        all += 1;
         let known = catalogue.accelerator(name);
         if known.is_ok_and(|known| known.name == accelerator.name) {
             own += 1;
@@ -76,10 +104,18 @@ fn of_accelerator<'r>(
             others.insert(name);
         }
     }
-    if !found.is_empty() {
-        return Ok(found);
-    }
     let name = &accelerator.name;
+    if !found.is_empty() {
+        let left = (found.len() < all).then(|| {
+            format!(
+                "{file}: {} of {all} rows are used; {} are of other accelerators, {} are not {what}",
+                found.len(),
+                all - own,
+                own - found.len(),
+            )
+        });
+        return Ok((found, left));
+    }
     Err(Error::Missing(if own > 0 {
         format!("none of the {own} rows of {name} in {file} is {what}")
     } else {

@@ -39,13 +39,13 @@ pub struct Timing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Family {
     Gemm(Precision),
-    Attention(AttentionPass, FusedAttention, bool),
+    Attention(AttentionPass, FusedAttention, Precision, bool),
 }
 
 /// A measured shape.
 #[derive(Clone, Debug, PartialEq)]
 struct Point {
-    at: [f64; 5],
+    at: [f64; 7],
     /// ln(measured / modelled).
     deviation: f64,
     /// Standard deviation between repeated rows.
@@ -61,6 +61,8 @@ pub struct MeasuredKernels {
     /// Standard deviation of the logarithm where one shape is predicted from the others, and the
     /// number of shapes it comes from.
     left_out: BTreeMap<Family, (f64, usize)>,
+    /// What of the tables was not used, in words.
+    pub passed_over: Vec<String>,
 }
 
 /// A deviation found for a shape.
@@ -114,13 +116,34 @@ impl MeasuredKernels {
             .iter()
             .filter_map(|(family, points)| Some((*family, left_out(points)?)))
             .collect();
-        Ok(Self { families, left_out })
+        Ok(Self { families, left_out, passed_over: Vec::new() })
     }
 
     /// Measured shapes, repeated rows counted once.
     #[must_use]
     pub fn shapes(&self) -> usize {
         self.families.values().map(Vec::len).sum()
+    }
+
+    /// The shape that is farthest from its model, in words, and ln(measured / modelled).
+    #[must_use]
+    pub fn strangest(&self) -> Option<(String, f64)> {
+        let all = self
+            .families
+            .iter()
+            .flat_map(|(family, points)| points.iter().map(move |point| (family, point)));
+        let (family, point) =
+            all.max_by(|a, b| a.1.deviation.abs().total_cmp(&b.1.deviation.abs()))?;
+        let size = |i: usize| point.at[i].exp2().round();
+        let words = match family {
+            Family::Gemm(_) => {
+                format!("the GEMM {} x {} x {} (m, n, k)", size(0), size(1), size(2))
+            }
+            Family::Attention(..) => {
+                format!("attention over {} tokens with heads of {}", size(1), size(3))
+            }
+        };
+        Some((words, point.deviation))
     }
 
     /// Median absolute error, in percent, of measured shapes predicted from the others, over all
@@ -163,13 +186,13 @@ impl MeasuredKernels {
 }
 
 /// Where a kernel lies among those that it can be compared with.
-fn place(kernel: &Kernel) -> Option<(Family, [f64; 5])> {
+fn place(kernel: &Kernel) -> Option<(Family, [f64; 7])> {
     let log = |size: u64| (size as f64).log2();
     match kernel.work {
         Work::Gemm { m, n, k, batch, precision } => {
             // The 16-bit formats run at the same rate.
             let format = if precision == Precision::Fp16 { Precision::Bf16 } else { precision };
-            Some((Family::Gemm(format), [log(m), log(n), log(k), log(batch), 0.0]))
+            Some((Family::Gemm(format), [log(m), log(n), log(k), log(batch), 0.0, 0.0, 0.0]))
         }
         Work::Attention {
             pass,
@@ -181,30 +204,34 @@ fn place(kernel: &Kernel) -> Option<(Family, [f64; 5])> {
             keys,
             pairs,
             head_dim,
-            ..
+            value_dim,
+            precision,
         } => {
             let full = queries as f64 * keys as f64;
             // A mask that leaves more than three quarters of the pairs is next to none.
             let masked = (pairs as f64) < 0.75 * full;
+            let format = if precision == Precision::Fp16 { Precision::Bf16 } else { precision };
             let at = [
                 log(queries),
                 log(keys),
                 log(batch * heads),
                 log(head_dim),
                 SHARED_KEYS * (log(heads) - log(kv_heads)),
+                log(value_dim),
+                log(pairs),
             ];
-            Some((Family::Attention(pass, implementation, masked), at))
+            Some((Family::Attention(pass, implementation, format, masked), at))
         }
         Work::Stream { .. } | Work::Recorded { .. } => None,
     }
 }
 
-fn distance(a: &[f64; 5], b: &[f64; 5]) -> f64 {
+fn distance(a: &[f64; 7], b: &[f64; 7]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
 }
 
 /// The deviation at a shape from the points near it.
-fn near<'a>(points: impl Iterator<Item = &'a Point>, at: &[f64; 5]) -> Option<Found> {
+fn near<'a>(points: impl Iterator<Item = &'a Point>, at: &[f64; 7]) -> Option<Found> {
     let mut nearest: Vec<(f64, &Point)> = points
         .map(|point| (distance(&point.at, at), point))
         .filter(|(distance, _)| *distance < REACH)

@@ -12,6 +12,7 @@
 //!   allow-list of what is known about a rank. Nothing else survives an import.
 //! - [`format`](mod@format) writes and reads trace directories, exactly.
 //! - [`launches`] and [`collectives`] say which call launched what, and what communication is.
+//! - [`complete`] says what ranks lack of each other.
 //! - [`analysis`] computes, [`view`] draws, [`timeline`] writes what other viewers read.
 //!
 //! A replay needs of this module: the events of each rank in order ([`model::RankTrace`]), launch
@@ -21,6 +22,7 @@
 pub mod align;
 pub mod analysis;
 pub mod collectives;
+pub mod complete;
 pub mod decimal;
 pub mod format;
 pub mod header;

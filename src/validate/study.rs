@@ -271,6 +271,7 @@ impl Study<'_> {
         let worst = speedups.iter().copied().reduce(f64::max);
         add("MegaScale/Megatron-LM ratio, worst", "within 5 %", at_most(worst, 0.05));
         add("MegaScale table 3, steps", "right sign, within 2 points", self.ablation_figure());
+        self.shard_group_targets(&mut add);
         let taus: Vec<f64> = choices
             .iter()
             .filter(|choice| choice.group.source == "BigScience")
@@ -289,6 +290,7 @@ impl Study<'_> {
         });
         add("BigScience: memory, median error", "within 10 %", at_most(within, 0.10));
         self.family_targets(&mut add);
+        self.interval_targets(&mut add);
         for (title, ratios) in self.ratios().iter().take(2) {
             let errors: Vec<f64> = ratios.iter().map(|ratio| ratio.error().abs()).collect();
             let median = (!errors.is_empty()).then(|| quantile(&errors, 0.5));
@@ -324,6 +326,64 @@ impl Study<'_> {
             format!("{signs} of {all} signs, {near} of {all} within 2 points"),
             signs == all && near == all,
         ))
+    }
+
+    /// InternEvo's rows beside those of the fit, and what sharding over all replicas costs at 1,024
+    /// devices against sharding within a node.
+    fn shard_group_targets(&self, add: &mut dyn FnMut(&str, &str, Figure)) {
+        const OVER_ALL: &str = "OTH-0060";
+        const IN_NODE: &str = "OTH-0068";
+        let of_source = |outcome: &&Outcome| outcome.labels.source_group == "InternEvo";
+        let worst = self
+            .outcomes
+            .iter()
+            .filter(of_source)
+            .filter(|outcome| outcome.labels.scored && !outcome.fitted)
+            .filter_map(|outcome| Some(error_of(outcome)?.abs()))
+            .reduce(f64::max);
+        let figure = worst.map(|worst| (format!("{:.1} %", worst * 100.0), worst <= 0.10));
+        add("InternEvo, rows not fitted on: worst error", "within 10 %", figure);
+        let rates = |id: &str| {
+            let outcome = self.outcomes.iter().find(|outcome| outcome.labels.id == id)?;
+            let predicted = outcome.prediction.tokens_per_s_per_device?;
+            Some((predicted, predicted * (1.0 + error_of(outcome)?)))
+        };
+        let split = rates(IN_NODE).zip(rates(OVER_ALL)).map(|(node, all)| {
+            let (predicted, measured) = (node.0 / all.0, node.1 / all.1);
+            let good =
+                (predicted > 1.0) == (measured > 1.0) && (predicted / measured - 1.0).abs() <= 0.15;
+            (format!("{predicted:.2} against {measured:.2}"), good)
+        });
+        add(
+            "InternEvo on 1,024 devices: sharding in a node over sharding over all, rate",
+            "same sign, within 15 %",
+            split,
+        );
+    }
+
+    /// How often intervals hold what was measured, by family; of predictions without the row's source
+    /// where these were made.
+    fn interval_targets(&self, add: &mut dyn FnMut(&str, &str, Figure)) {
+        let (outcomes, which) = match self.left_out {
+            Some(outcomes) => (outcomes, "leaving the source out"),
+            None => (self.outcomes, "fitted rows left out"),
+        };
+        for score in scores(outcomes).iter().filter(|score| score.source.is_empty()) {
+            let Some(intervals) = score.intervals else { continue };
+            let met = (0.80..=0.95).contains(&intervals.held) && intervals.half_width <= 0.15;
+            add(
+                &format!("{}: 90 % intervals, {which}", score.family),
+                "hold 80 to 95 %, half-width at most 15 %",
+                Some((
+                    format!(
+                        "{:.0} %, {:.1} %",
+                        intervals.held * 100.0,
+                        intervals.half_width * 100.0
+                    ),
+                    met,
+                )),
+            );
+        }
     }
 
     fn family_targets(&self, add: &mut dyn FnMut(&str, &str, Figure)) {

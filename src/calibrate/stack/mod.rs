@@ -171,15 +171,19 @@ pub fn refit_without(
             .into_iter()
             .filter(|p| parameters.contains(p))
             .filter_map(|p| Some((p, prior_of(&refitted, &name, p)?)));
-        let values: Vec<(Parameter, f64)> = if left.is_empty() {
-            inherited.collect()
+        // What is inherited is as uncertain as the prior of a fit says.
+        let values: Vec<(Parameter, f64, f64)> = if left.is_empty() {
+            inherited
+                .map(|(parameter, value)| (parameter, value, parameter.prior_sigma()))
+                .collect()
         } else {
             let fitted = fit(&refitted, &name, &parameters, &left)?;
-            fitted.estimates.iter().map(|e| (e.parameter, e.value)).collect()
+            fitted.estimates.iter().map(|e| (e.parameter, e.value, e.relative_sigma)).collect()
         };
         if let Some(entry) = refitted.stacks.get_mut(&name) {
-            for (parameter, value) in values {
-                parameter.set(&mut entry.item, value);
+            for (parameter, value, sigma) in values {
+                let range = (value * (-2.0 * sigma).exp(), value * (2.0 * sigma).exp());
+                parameter.set_with_range(&mut entry.item, value, range);
             }
             entry.item.fit.ids = left.iter().map(|row| row.labels.id.clone()).collect();
         }

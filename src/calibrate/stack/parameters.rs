@@ -1,6 +1,6 @@
 //! The parameters of a software stack that measurements can determine.
 
-use crate::hardware::{Figure, Stack};
+use crate::hardware::{Figure, Kind, Stack};
 
 /// A parameter: where it stands in a stack's file, and what it means for the fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,27 +115,48 @@ impl Parameter {
         })
     }
 
-    /// Sets its value in base units; nothing happens where the stack has no such figure.
+    /// Sets its value in base units, and leaves its range; nothing happens where the stack has no such
+    /// figure.
     pub fn set(self, stack: &mut Stack, value: f64) {
-        fn put<T>(figure: &mut Figure<T>, value: T) {
-            figure.value = value;
-        }
+        self.change(stack, value, None);
+    }
+
+    /// Sets its value and range in base units; a derived range is one of two standard deviations.
+    pub fn set_with_range(self, stack: &mut Stack, value: f64, range: (f64, f64)) {
+        self.change(stack, value, Some(range));
+    }
+
+    fn change(self, stack: &mut Stack, value: f64, range: Option<(f64, f64)>) {
         use crate::units::{Ratio, Seconds};
+        let put_ratio = |figure: &mut Figure<Ratio>, value: Ratio| {
+            figure.value = value;
+            if let Some((low, high)) = range {
+                (figure.low, figure.high) = (Some(Ratio(low)), Some(Ratio(high)));
+                figure.kind = Kind::Derived;
+            }
+        };
+        let put_seconds = |figure: &mut Figure<Seconds>, value: Seconds| {
+            figure.value = value;
+            if let Some((low, high)) = range {
+                (figure.low, figure.high) = (Some(Seconds(low)), Some(Seconds(high)));
+                figure.kind = Kind::Derived;
+            }
+        };
         match self {
-            Self::Kernels => put(&mut stack.in_training.kernels, Ratio(value)),
-            Self::Collectives => put(&mut stack.in_training.collectives, Ratio(value)),
-            Self::BesideCompute => put(&mut stack.in_training.beside_compute, Ratio(value)),
-            Self::PerOperation => put(&mut stack.host.per_operation, Seconds(value)),
+            Self::Kernels => put_ratio(&mut stack.in_training.kernels, Ratio(value)),
+            Self::Collectives => put_ratio(&mut stack.in_training.collectives, Ratio(value)),
+            Self::BesideCompute => put_ratio(&mut stack.in_training.beside_compute, Ratio(value)),
+            Self::PerOperation => put_seconds(&mut stack.host.per_operation, Seconds(value)),
             Self::PerExpert => {
                 if let Some(figure) = &mut stack.host.per_expert {
-                    put(figure, Seconds(value));
+                    put_seconds(figure, Seconds(value));
                 }
             }
-            Self::PerMicroBatch => put(&mut stack.host.per_micro_batch, Seconds(value)),
-            Self::PerStep => put(&mut stack.host.per_step, Seconds(value)),
+            Self::PerMicroBatch => put_seconds(&mut stack.host.per_micro_batch, Seconds(value)),
+            Self::PerStep => put_seconds(&mut stack.host.per_step, Seconds(value)),
             Self::BroadcastTurn => {
                 if let Some(figure) = &mut stack.broadcast_turn {
-                    put(figure, Seconds(value));
+                    put_seconds(figure, Seconds(value));
                 }
             }
         }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{LinkKind, NodeKind, Topology};
+use petgraph::graph::{EdgeReference, NodeIndex};
+use petgraph::visit::EdgeRef;
+
+use super::{Link, LinkKind, NodeKind, Topology};
 use crate::hardware::Fabric;
 use crate::units::{Dollars, Watts};
 
@@ -98,6 +101,52 @@ pub fn count(topology: &Topology) -> Materials {
         }
     }
     materials
+}
+
+/// Power that the ports in use draw: a switch counts with the share of its ports that cables take, so
+/// that a small job does not pay for all of a switch that others fill. Where switches of one tier are
+/// joined to each other (a dragonfly), those cables are there whoever uses the network, and the share
+/// is that of the ports for cards. Modules count as they are plugged, between switches of one tier as
+/// far as these are used.
+#[must_use]
+pub fn power_in_use(topology: &Topology, unit: &UnitCosts) -> Watts {
+    let graph = &topology.graph;
+    let tier = |index: NodeIndex<u32>| match graph[index].kind {
+        NodeKind::Switch(tier) => Some(tier),
+        _ => None,
+    };
+    let share = |index: NodeIndex<u32>| {
+        let Some(own) = tier(index) else { return 1.0 };
+        let cables = |across: bool| -> u32 {
+            let far = |edge: &EdgeReference<'_, Link>| match edge.source() == index {
+                true => edge.target(),
+                false => edge.source(),
+            };
+            let edges = graph.edges(index);
+            let wanted = edges.filter(|edge| (tier(far(edge)) == Some(own)) == across);
+            wanted.map(|edge| u32::from(edge.weight().cables)).sum()
+        };
+        let ports = if cables(true) > 0 { topology.card_ports } else { topology.radix };
+        match ports {
+            Some(ports) if ports > 0 => (f64::from(cables(false)) / f64::from(ports)).min(1.0),
+            _ => 1.0,
+        }
+    };
+    let shares: Vec<f64> = graph.node_indices().map(share).collect();
+    let is_switch = |index: &NodeIndex<u32>| tier(*index).is_some();
+    let switches: f64 =
+        graph.node_indices().filter(is_switch).map(|index| shares[index.index()]).sum();
+    let modules: f64 = graph
+        .edge_references()
+        .filter(|edge| edge.weight().kind == LinkKind::Optical)
+        .map(|edge| {
+            let ends = [edge.source(), edge.target()];
+            let between = tier(ends[0]).is_some() && tier(ends[0]) == tier(ends[1]);
+            let used = ends.map(|end| if between { shares[end.index()] } else { 1.0 });
+            f64::from(edge.weight().cables) * (used[0] + used[1])
+        })
+        .sum();
+    unit.switch_power * switches + unit.transceiver_power * modules
 }
 
 impl Materials {

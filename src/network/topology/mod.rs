@@ -130,6 +130,8 @@ pub struct Topology {
     pub endpoints_per_node: u32,
     /// Ports of a switch by tier (index 0 is tier 1), where generated from switches with ports.
     pub radix: Option<u32>,
+    /// Ports of a switch that are meant for cards, where the rest joins switches of the same tier.
+    pub card_ports: Option<u32>,
     /// Names given by a file, by node; empty for generated networks.
     pub names: Vec<String>,
     /// Names of servers given by a file, in the order of their endpoints; empty where there are none.
@@ -146,6 +148,7 @@ impl Topology {
             endpoints: Vec::new(),
             endpoints_per_node: 1,
             radix: None,
+            card_ports: None,
             names: Vec::new(),
             servers: Vec::new(),
         }

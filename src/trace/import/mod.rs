@@ -67,6 +67,15 @@ struct Found {
 /// A path cannot be read, a file that was named is no trace, or nothing at all could be used.
 pub fn import(paths: &[PathBuf], strict: bool) -> Result<Imported> {
     let mut imported = Imported::default();
+    for (i, path) in paths.iter().enumerate() {
+        let same = |other: &PathBuf| match (other.canonicalize(), path.canonicalize()) {
+            (Ok(other), Ok(path)) => other == path,
+            _ => false,
+        };
+        if paths[..i].iter().any(same) {
+            return Err(Error::Missing(format!("{} is named twice", path.display())));
+        }
+    }
     let mut found: Vec<Found> = Vec::new();
     let mut jobs: Vec<Job> = Vec::new();
     for path in paths {

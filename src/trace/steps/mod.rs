@@ -157,6 +157,7 @@ pub fn job(ranks: &[RankTrace]) -> Result<Job> {
     for name in names {
         let per_rank: Vec<Vec<Operation>> = ranks.iter().map(|rank| of_step(rank, name)).collect();
         if per_rank.iter().any(|ops| !ops.is_empty()) {
+            complete(name, &per_rank, &places)?;
             steps.push(step(name, per_rank, &places));
         }
     }
@@ -185,6 +186,38 @@ pub fn job(ranks: &[RankTrace]) -> Result<Job> {
     }
     let delays = gaps.into_iter().map(|(key, mut gaps)| (key, median(&mut gaps))).collect();
     Ok(Job { places, steps, delays })
+}
+
+/// Refuses a step of which a rank lacks a part: what is left would be another job.
+///
+/// # Errors
+/// Says which rank, step and operation.
+fn complete(step: &str, per_rank: &[Vec<Operation>], places: &[(u32, usize, usize)]) -> Result<()> {
+    let count = |operations: &[Operation], name: &str| {
+        operations.iter().filter(|operation| operation.name == name).count()
+    };
+    for name in [FORWARD, BACKWARD] {
+        let counts: Vec<usize> = per_rank.iter().map(|ops| count(ops, name)).collect();
+        let most = counts.iter().copied().max().unwrap_or(0);
+        if let Some(short) = counts.iter().position(|count| *count != most) {
+            return Err(Error::Missing(format!(
+                "rank {} has {} {name} of step {step}, and others {most}: its recording is incomplete\n  \
+                 help: record all ranks over the same steps, or leave the step out",
+                places[short].0, counts[short]
+            )));
+        }
+    }
+    let last = places.iter().map(|(_, stage, _)| *stage).max().unwrap_or(0);
+    let ends = per_rank.iter().zip(places).filter(|(_, (_, stage, _))| *stage == last);
+    for (operations, (rank, _, _)) in ends {
+        if operations.iter().any(|operation| operation.with == With::NextSend) {
+            return Err(Error::Missing(format!(
+                "rank {rank} is on the last stage that was recorded and sends forward: later stages are \
+                 missing\n  help: import all ranks of the job together"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Rank, stage and replica, from the groups of the header; without them the ranks are the stages of

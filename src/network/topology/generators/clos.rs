@@ -174,13 +174,18 @@ fn plan(p: &Parameters) -> Result<Plan> {
             p.oversubscription
         )));
     }
+    if let Some(other) = p.tiers.filter(|tiers| ![2, 3].contains(tiers)) {
+        return Err(refuse(format!("{other} tiers: a Clos here has 2 or 3")));
+    }
     let radix = f64::from(p.radix);
     let share = p.oversubscription / (1.0 + p.oversubscription);
     let down = p.cards_per_leaf.unwrap_or((radix * share).floor() as u32).max(1);
     // A network smaller than one group of leaves needs no more uplinks than its leaves have cards.
     let below = if p.rails { down.min(p.cards.div_ceil(p.cards_per_node)) } else { down };
     let up = ((f64::from(below) / p.oversubscription).ceil() as u32).max(1);
-    if p.cards <= p.radix && !p.rails {
+    // All in one switch, unless something else is asked for.
+    let free = p.tiers.is_none() && p.cards_per_leaf.is_none();
+    if p.cards <= p.radix && !p.rails && free {
         return Ok(Plan { down: p.radix, up: 0, leaves: 1, tiers: 1 });
     }
     if down.saturating_add(up) > p.radix {
@@ -208,8 +213,7 @@ fn plan(p: &Parameters) -> Result<Plan> {
                 p.cards, p.radix, p.radix
             )));
         }
-        None | Some(3) => 3,
-        Some(other) => return Err(refuse(format!("{other} tiers: a Clos here has 2 or 3"))),
+        None | Some(_) => 3,
     };
     // A pod holds R/2 leaves, and a spine's R/2 uplinks reach R pods at most.
     let most = (u64::from(p.radix) * u64::from(p.radix / 2)).saturating_mul(down.into());

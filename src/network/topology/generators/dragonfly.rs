@@ -92,10 +92,26 @@ pub static GENERATOR: Generator = Generator {
                 .with("cards_per_node", node.nic.count.into())
                 .with("radix", fabric.switch.ports.value.0.trunc())
                 .with("port_rate", port_rate(fabric, node));
-            Ok((values, nodes))
+            // As many cables between two groups as all groups together leave ports for.
+            let p = parameters(&values, nodes);
+            let others = groups(&p).saturating_sub(1).max(1);
+            let cables = p.global_cables.min(free_ports(&p) / others).max(1);
+            Ok((values.with("global_cables", cables.into()), nodes))
         },
     }],
 };
+
+/// Groups that hold the cards.
+fn groups(p: &Parameters) -> u32 {
+    let per_group = p.cards_per_switch.saturating_mul(p.switches_per_group).max(1);
+    p.nodes.saturating_mul(p.cards_per_node).div_ceil(per_group)
+}
+
+/// Ports of a group that neither cards nor its own switches take.
+fn free_ports(p: &Parameters) -> u32 {
+    let taken = p.cards_per_switch.saturating_add(p.switches_per_group.saturating_sub(1));
+    p.radix.saturating_sub(taken).saturating_mul(p.switches_per_group)
+}
 
 /// Whether the cards fit, without building anything.
 ///
@@ -105,12 +121,8 @@ pub fn fits(p: &Parameters) -> Result<()> {
     if p.cards_per_switch == 0 || p.switches_per_group == 0 || p.cards_per_node == 0 {
         return Err(refuse("a dragonfly needs cards, switches and groups".into()));
     }
-    let cards = p.nodes.saturating_mul(p.cards_per_node);
-    let per_group = p.cards_per_switch * p.switches_per_group;
-    let groups = cards.div_ceil(per_group);
+    let (groups, free) = (groups(p), free_ports(p));
     let needed = groups.saturating_sub(1).saturating_mul(p.global_cables);
-    let free = p.radix.saturating_sub(p.cards_per_switch + p.switches_per_group - 1)
-        * p.switches_per_group;
     if needed > free {
         return Err(refuse(format!(
             "{groups} groups need {needed} global ports each, and a group of {} radix-{} switches \
@@ -136,6 +148,7 @@ pub fn build(p: &Parameters) -> Result<Topology> {
         (cards + groups * p.switches_per_group * p.switches_per_group / 2) as usize,
     );
     t.radix = Some(p.radix);
+    t.card_ports = Some(p.cards_per_switch);
     t.endpoints_per_node = p.cards_per_node;
     let switches: Vec<Vec<_>> = (0..groups)
         .map(|g| (0..p.switches_per_group).map(|i| t.add(NodeKind::Switch(1), g, i)).collect())
