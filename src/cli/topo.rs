@@ -174,6 +174,13 @@ fn bill(
     if materials.scale_up_switches > 0 {
         writeln!(out, "scale-up         {} switches", materials.scale_up_switches)?;
     }
+    if materials.routers > 0 {
+        writeln!(
+            out,
+            "routers          {}, of which the catalogue has neither price nor power",
+            materials.routers
+        )?;
+    }
     for (tier, switches) in &materials.switches {
         writeln!(out, "tier {tier}           {switches} switches")?;
     }

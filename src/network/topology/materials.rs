@@ -20,6 +20,8 @@ pub struct Materials {
     pub switches: BTreeMap<u8, u64>,
     /// Switches of scale-up domains.
     pub scale_up_switches: u64,
+    /// Routers at the ends of a line between sites; the catalogue has neither price nor power of any.
+    pub routers: u64,
     /// Cables by kind.
     pub cables: BTreeMap<LinkKind, u64>,
     /// Optical modules: one at each end of an optical cable.
@@ -90,7 +92,8 @@ pub fn count(topology: &Topology) -> Materials {
             NodeKind::Nic => materials.nics += 1,
             NodeKind::Switch(tier) => *materials.switches.entry(tier).or_default() += 1,
             NodeKind::ScaleUpSwitch => materials.scale_up_switches += 1,
-            NodeKind::Host | NodeKind::Router => {}
+            NodeKind::Router => materials.routers += 1,
+            NodeKind::Host => {}
         }
     }
     for edge in topology.graph.edge_references() {

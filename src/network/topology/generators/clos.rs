@@ -146,7 +146,8 @@ pub static GENERATOR: Generator = Generator {
         },
         ForFabrics {
             name: "fat_tree",
-            about: "Clos without rails: all cards of a node on one leaf.",
+            about: "Clos without rails: cards fill the leaves in order, a node's on one leaf if they divide \
+                    its ports.",
             rails: false,
             joins_rails: true,
             tapers: true,
