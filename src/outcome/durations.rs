@@ -47,8 +47,7 @@ pub fn time_program(setup: &Setup<'_>, program: &Program) -> Result<Timed> {
         kernels.push((predicted.time / rate).to_nanos());
         alone.push(predicted);
     }
-    let mut warnings: Vec<String> =
-        setup.measured.iter().flat_map(|measured| measured.passed_over.clone()).collect();
+    let mut warnings = setup.unused_rows.clone();
     if !outside.is_empty() {
         warnings.push(format!(
             "extrapolated: shapes outside of what {} was measured at: {}",

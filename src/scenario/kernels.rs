@@ -10,14 +10,18 @@ use crate::timing::{KernelLibrary, MeasuredKernels, Timing};
 use super::SoftwareTable;
 use super::files::Files;
 
-/// Beyond so many times what the models say a row is a mistake: the worst of 2,600 published GEMMs is
-/// off by a factor of 4.
+/// Beyond so many times what the models say a row is a mistake: nine of ten published GEMMs are within
+/// 13 % of them, and microseconds written as milliseconds are a thousand times off. A judgment.
 const ABSURD: f64 = 20.0;
+
+/// Rows of an accelerator that are compared with each other, which takes the square of their number:
+/// seven times those of all published tables.
+const MOST_ROWS: usize = 20_000;
 
 /// The key that is wrong, and why.
 type Refused = (&'static str, Error);
 
-/// Reads the tables; nothing where the scenario names none.
+/// Reads the tables, and says what of them is not used; nothing where the scenario names none.
 ///
 /// # Errors
 /// A table cannot be read, or has no row that says anything about the accelerator.
@@ -26,7 +30,7 @@ pub(super) fn resolve(
     catalogue: &Catalogue,
     accelerator: &Accelerator,
     files: &mut Files<'_>,
-) -> std::result::Result<Option<MeasuredKernels>, Refused> {
+) -> std::result::Result<(Option<MeasuredKernels>, Vec<String>), Refused> {
     let mut rows: Vec<Timing> = Vec::new();
     let mut passed_over = Vec::new();
     if let Some(name) = &software.gemm_table {
@@ -60,7 +64,7 @@ pub(super) fn resolve(
         passed_over.extend(left);
     }
     if rows.is_empty() {
-        return Ok(None);
+        return Ok((None, passed_over));
     }
     let models = KernelLibrary::new(accelerator);
     let key = if software.gemm_table.is_some() {
@@ -69,7 +73,15 @@ pub(super) fn resolve(
         "software.attention_table"
     };
     let refuse = |error| (key, error);
-    let mut measured = MeasuredKernels::new(&models, &rows).map_err(refuse)?;
+    if rows.len() > MOST_ROWS {
+        return Err(refuse(Error::Missing(format!(
+            "the tables have {} rows of {}, and at most {MOST_ROWS} are compared: give the shapes of this \
+             model",
+            rows.len(),
+            accelerator.name
+        ))));
+    }
+    let measured = MeasuredKernels::new(&models, &rows).map_err(refuse)?;
     if let Some((row, deviation)) = measured.strangest().filter(|(_, d)| d.abs() > ABSURD.ln()) {
         let times = deviation.abs().exp();
         let than = if deviation > 0.0 { "longer" } else { "shorter" };
@@ -78,8 +90,7 @@ pub(super) fn resolve(
             accelerator.name
         ))));
     }
-    measured.passed_over = passed_over;
-    Ok(Some(measured))
+    Ok((Some(measured), passed_over))
 }
 
 /// The rows of an accelerator that a model can be compared with.

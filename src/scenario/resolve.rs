@@ -43,6 +43,8 @@ pub struct Setup<'a> {
     pub recipe: Recipe,
     /// Measured kernels that come before the models.
     pub measured: Option<MeasuredKernels>,
+    /// What of their tables is not used, in words.
+    pub unused_rows: Vec<String>,
     /// Files that the scenario names.
     pub files: Vec<NamedFile>,
     /// Prices and grid.
@@ -279,11 +281,13 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
     }
 
     let mut files = Files::beside(document);
-    let measured = kernels::resolve(&scenario.software, catalogue, accelerator, &mut files)
-        .map_err(|(key, error)| match error {
-            Error::Input(_) => error,
-            other => place(key, other),
-        })?;
+    let (measured, unused_rows) =
+        kernels::resolve(&scenario.software, catalogue, accelerator, &mut files).map_err(
+            |(key, error)| match error {
+                Error::Input(_) => error,
+                other => place(key, other),
+            },
+        )?;
     let hardware = (node, fabric, stack);
     let network = network::resolve(&scenario, catalogue, hardware, devices, &mut files).map_err(
         |(key, error)| match error {
@@ -317,6 +321,7 @@ pub fn resolve<'a>(document: &Document, catalogue: &'a Catalogue) -> Result<Setu
         plan,
         recipe,
         measured,
+        unused_rows,
         files: files.into_read(),
     })
 }

@@ -61,8 +61,6 @@ pub struct MeasuredKernels {
     /// Standard deviation of the logarithm where one shape is predicted from the others, and the
     /// number of shapes it comes from.
     left_out: BTreeMap<Family, (f64, usize)>,
-    /// What of the tables was not used, in words.
-    pub passed_over: Vec<String>,
 }
 
 /// A deviation found for a shape.
@@ -116,7 +114,7 @@ impl MeasuredKernels {
             .iter()
             .filter_map(|(family, points)| Some((*family, left_out(points)?)))
             .collect();
-        Ok(Self { families, left_out, passed_over: Vec::new() })
+        Ok(Self { families, left_out })
     }
 
     /// Measured shapes, repeated rows counted once.
@@ -185,15 +183,19 @@ impl MeasuredKernels {
     }
 }
 
+/// The 16-bit formats run at the same rate.
+fn format(precision: Precision) -> Precision {
+    if precision == Precision::Fp16 { Precision::Bf16 } else { precision }
+}
+
 /// Where a kernel lies among those that it can be compared with.
 fn place(kernel: &Kernel) -> Option<(Family, [f64; 7])> {
     let log = |size: u64| (size as f64).log2();
     match kernel.work {
-        Work::Gemm { m, n, k, batch, precision } => {
-            // The 16-bit formats run at the same rate.
-            let format = if precision == Precision::Fp16 { Precision::Bf16 } else { precision };
-            Some((Family::Gemm(format), [log(m), log(n), log(k), log(batch), 0.0, 0.0, 0.0]))
-        }
+        Work::Gemm { m, n, k, batch, precision } => Some((
+            Family::Gemm(format(precision)),
+            [log(m), log(n), log(k), log(batch), 0.0, 0.0, 0.0],
+        )),
         Work::Attention {
             pass,
             implementation,
@@ -210,7 +212,6 @@ fn place(kernel: &Kernel) -> Option<(Family, [f64; 7])> {
             let full = queries as f64 * keys as f64;
             // A mask that leaves more than three quarters of the pairs is next to none.
             let masked = (pairs as f64) < 0.75 * full;
-            let format = if precision == Precision::Fp16 { Precision::Bf16 } else { precision };
             let at = [
                 log(queries),
                 log(keys),
@@ -220,7 +221,7 @@ fn place(kernel: &Kernel) -> Option<(Family, [f64; 7])> {
                 log(value_dim),
                 log(pairs),
             ];
-            Some((Family::Attention(pass, implementation, format, masked), at))
+            Some((Family::Attention(pass, implementation, format(precision), masked), at))
         }
         Work::Stream { .. } | Work::Recorded { .. } => None,
     }
